@@ -1,0 +1,810 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "brk.h"
+#include "state.h"
+#include "sys.h"
+
+#define BUDGET_DEFAULT_MS  10000
+#define BREAK_TIME_UNKNOWN 45 /* seconds: the kernel's default */
+#define BACKOFF_FIRST_MS   1
+#define BACKOFF_MAX_MS	   1000
+#define GIVE_BACK_TRIES	   3
+
+#define FILE_FMT     "fd %d (inode %ju): "
+#define FILE_ARGS(l) (l)->fd, (uintmax_t)(l)->ino
+
+static __thread unsigned int callback_depth;
+
+bool brk_in_callback(void)
+{
+	return callback_depth > 0;
+}
+
+/* ------------------------------------------------------------------------- */
+/* Queue and timers */
+
+void brk_queue(struct daxlease_ctx *ctx, struct lease *l)
+{
+	if (l->on_work)
+		return;
+	l->on_work = true;
+	TAILQ_INSERT_TAIL(&ctx->work, l, work_link);
+}
+
+static void set_due(struct daxlease_ctx *ctx, struct lease *l, uint64_t at_ns)
+{
+	l->due_ns = at_ns;
+	ctx->next_due_ns = min_u64(ctx->next_due_ns, at_ns);
+}
+
+static void queue_due(struct daxlease_ctx *ctx, uint64_t now)
+{
+	struct lease *l;
+
+	if (now < ctx->next_due_ns)
+		return;
+	ctx->next_due_ns = NEVER;
+	TAILQ_FOREACH(l, &ctx->leases, link) {
+		if (l->due_ns > now) {
+			ctx->next_due_ns = min_u64(ctx->next_due_ns, l->due_ns);
+			continue;
+		}
+		l->due_ns = NEVER;
+		brk_queue(ctx, l);
+	}
+}
+
+/* Callbacks that another thread found and could not call. */
+static void queue_user_due(struct daxlease_ctx *ctx)
+{
+	struct lease *l;
+
+	if (!ctx->user_due)
+		return;
+	ctx->user_due = false;
+	TAILQ_FOREACH(l, &ctx->leases, link) {
+		if (l->user_due)
+			brk_queue(ctx, l);
+	}
+}
+
+static uint64_t back_off(uint32_t *backoff_ms, uint64_t now)
+{
+	*backoff_ms = *backoff_ms ? *backoff_ms * 2 : BACKOFF_FIRST_MS;
+	if (*backoff_ms > BACKOFF_MAX_MS)
+		*backoff_ms = BACKOFF_MAX_MS;
+	return now + *backoff_ms * NSEC_PER_MSEC;
+}
+
+/* ------------------------------------------------------------------------- */
+/* Regions */
+
+static void move(struct daxlease_mr *mr, enum state_event ev)
+{
+	int next = state_next(mr->state, ev);
+
+	assert(next >= 0);
+	mr->state = (enum daxlease_state)next;
+}
+
+static void verbs_begin(struct daxlease_mr *mr)
+{
+	mr->in_verbs = true;
+	ctx_unlock(mr->ctx);
+}
+
+static void verbs_end(struct daxlease_mr *mr)
+{
+	ctx_lock(mr->ctx);
+	mr->in_verbs = false;
+	pthread_cond_broadcast(&mr->ctx->changed);
+}
+
+static void callback_begin(struct daxlease_mr *mr)
+{
+	mr->in_cb = true;
+	ctx_unlock(mr->ctx);
+	callback_depth++;
+}
+
+static void callback_end(struct daxlease_mr *mr)
+{
+	callback_depth--;
+	ctx_lock(mr->ctx);
+	mr->in_cb = false;
+	pthread_cond_broadcast(&mr->ctx->changed);
+}
+
+static void begin_drain(struct lease *l, struct daxlease_mr *mr)
+{
+	uint32_t ms = mr->opts.drain_budget_ms ? mr->opts.drain_budget_ms : BUDGET_DEFAULT_MS;
+
+	move(mr, EV_BREAK);
+	mr->in_break = true;
+	mr->asked = false;
+	mr->answered = !mr->opts.drain;
+	mr->fenced = false;
+	mr->fence_due = false;
+	mr->deadline_ns = l->notice_ns + min_u64(ms * NSEC_PER_MSEC, l->budget_cap_ns);
+}
+
+static void end_drain(struct daxlease_mr *mr, const char *why_fenced)
+{
+	if (why_fenced) {
+		mr->fenced = true;
+		mr->fence_due = true;
+		mr->ctx->stats.overruns++;
+		log_add(&mr->ctx->log, DAXLEASE_LOG_WARNING,
+			FILE_FMT "region %p+%zu fenced: %s", FILE_ARGS(mr->lease), mr->addr,
+			mr->registered, why_fenced);
+	}
+	move(mr, EV_DRAINED);
+	mr->retry_at_ns = 0;
+	mr->backoff_ms = 0;
+}
+
+static void deregister(struct lease *l, struct daxlease_mr *mr)
+{
+	int err;
+
+	verbs_begin(mr);
+	if (mr->fence_due)
+		pin_fence(mr);
+	err = pin_detach(mr);
+	verbs_end(mr);
+	mr->fence_due = false;
+	if (err) {
+		mr->ctx->stats.dereg_failures++;
+		mr->last_error = err;
+		l->dereg_error = err;
+		mr->retry_at_ns = back_off(&mr->backoff_ms, sys_now_ns());
+		log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
+			FILE_FMT "ibv_dereg_mr of %p+%zu: %s; the lease is kept, trying again",
+			FILE_ARGS(l), mr->addr, mr->registered, strerror(-err));
+		return;
+	}
+	log_add(&mr->ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "deregistered %p+%zu", FILE_ARGS(l),
+		mr->addr, mr->registered);
+	mr->ibv_mr = NULL;
+	mr->registered = 0;
+	mr->last_error = 0;
+	mr->retry_at_ns = 0;
+	mr->backoff_ms = 0;
+	move(mr, EV_DEREG);
+}
+
+int brk_room(const struct daxlease_mr *mr, size_t *ret_length)
+{
+	const uint64_t page = mr->ctx->page_size;
+	uint64_t size, room = 0;
+	int err = sys_file_size(mr->lease->fd, &size);
+
+	if (err)
+		return err;
+	size = (size + page - 1) / page * page;
+	if (size > mr->range.offset)
+		room = size - mr->range.offset;
+	*ret_length = min_u64(mr->length, room);
+	return 0;
+}
+
+static void set_guarded(struct daxlease_mr *mr, bool guarded)
+{
+	move(mr, guarded ? EV_GUARD : EV_LEND);
+	if (!mr->opts.guard)
+		return;
+	/* Told in pairs: what nobody has seen of a whole round trip is left out. */
+	mr->guard_flips = mr->guard_flips < 2 ? mr->guard_flips + 1 : 1;
+}
+
+static bool is_transient(int err)
+{
+	return err == -ENOMEM || err == -EAGAIN || err == -EINTR || err == -EBUSY;
+}
+
+static void regain_failed(struct daxlease_mr *mr, int err)
+{
+	mr->last_error = err;
+	if (is_transient(err)) {
+		mr->retry_at_ns = back_off(&mr->backoff_ms, sys_now_ns());
+		return;
+	}
+	mr->regain_off = true;
+	mr->regain_once = false;
+	mr->regain_error = err;
+	mr->regain_due = mr->opts.regain;
+	log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
+		FILE_FMT "%p+%zu cannot be registered again, given up: %s", FILE_ARGS(mr->lease),
+		mr->addr, mr->length, strerror(-err));
+}
+
+void brk_registered(struct daxlease_mr *mr, const struct pin *pin, size_t length)
+{
+	move(mr, EV_REG);
+	mr->ibv_mr = pin->ibv_mr;
+	mr->on_demand = pin->on_demand;
+	mr->registered = length;
+	mr->generation++;
+	mr->last_error = 0;
+	mr->backoff_ms = 0;
+	if (!mr->lease)
+		return;
+	/* What happened to the lease meanwhile. */
+	if (mr->lease->lent)
+		set_guarded(mr, false);
+	if (mr->lease->breaking)
+		brk_queue(mr->ctx, mr->lease);
+}
+
+static void regained(struct daxlease_mr *mr, const struct pin *pin, size_t length)
+{
+	brk_registered(mr, pin, length);
+	mr->regain_once = false;
+	mr->regain_error = 0;
+	mr->regain_due = mr->opts.regain;
+	mr->ctx->stats.regained++;
+	log_add(&mr->ctx->log, DAXLEASE_LOG_INFO,
+		FILE_FMT "registered again %p+%zu, rkey 0x%x", FILE_ARGS(mr->lease), mr->addr,
+		length, pin->ibv_mr->rkey);
+}
+
+/* Registers again. False: the file does not reach that far, nothing was done. */
+static bool regain(struct daxlease_mr *mr)
+{
+	struct pin pin;
+	size_t length;
+	int err = brk_room(mr, &length);
+
+	mr->past_end = !err && !length;
+	if (mr->past_end)
+		return false;
+	move(mr, EV_REGAIN);
+	verbs_begin(mr);
+	if (!err)
+		err = dax_check(mr->ctx->maps_fd, mr->addr, length, &mr->range);
+	if (!err)
+		err = pin_attach(mr, length, &pin);
+	verbs_end(mr);
+	if (!err) {
+		regained(mr, &pin, length);
+	} else {
+		move(mr, EV_REG_FAILED);
+		regain_failed(mr, err);
+	}
+	return true;
+}
+
+static bool wants_regain(const struct daxlease_mr *mr)
+{
+	return mr->state == DAXLEASE_STATE_RELEASED && !mr->closing && !mr->regain_off &&
+	       (mr->regain_once || mr->opts.flags & DAXLEASE_MR_REGAIN);
+}
+
+/* After its final event was told, and not before. */
+static bool can_regain(const struct daxlease_mr *mr)
+{
+	return wants_regain(mr) && !mr->release_due && !mr->in_cb && !mr->in_verbs;
+}
+
+/* ------------------------------------------------------------------------- */
+/* Callbacks */
+
+static void call_regain(struct daxlease_mr *mr)
+{
+	struct daxlease_regain info = { .size = sizeof(info), .error = mr->regain_error };
+
+	mr->regain_due = false;
+	if (mr->ibv_mr) {
+		info.ibv_mr = mr->ibv_mr;
+		info.lkey = mr->ibv_mr->lkey;
+		info.rkey = mr->ibv_mr->rkey;
+		info.length = mr->registered;
+	}
+	callback_begin(mr);
+	mr->opts.regain(mr, &info, mr->opts.userdata);
+	callback_end(mr);
+}
+
+static void call_guard(struct daxlease_mr *mr)
+{
+	bool guarded = !mr->guard_told;
+
+	mr->guard_flips--;
+	mr->guard_told = guarded;
+	callback_begin(mr);
+	mr->opts.guard(mr, guarded, mr->opts.userdata);
+	callback_end(mr);
+}
+
+static void call_drain(struct lease *l, struct daxlease_mr *mr)
+{
+	struct daxlease_break brk = {
+		.size = sizeof(brk),
+		.cause = l->cause,
+		.deadline_ns = mr->deadline_ns,
+		.kernel_deadline_ns = l->kernel_deadline_ns,
+	};
+	int ret;
+
+	mr->asked = true;
+	callback_begin(mr);
+	ret = mr->opts.drain(mr, &brk, mr->opts.userdata);
+	callback_end(mr);
+	if (mr->state != DAXLEASE_STATE_DRAINING || ret >= DAXLEASE_PENDING)
+		return;
+	if (ret == 0)
+		mr->answered = true;
+	else if (!mr->answered)
+		end_drain(mr, "the drain callback could not drain it");
+}
+
+static void call_release(struct daxlease_mr *mr)
+{
+	mr->release_due = false;
+	callback_begin(mr);
+	mr->opts.release(mr, mr->release_result, mr->opts.userdata);
+	callback_end(mr);
+}
+
+static bool drain_due(const struct daxlease_mr *mr)
+{
+	return mr->state == DAXLEASE_STATE_DRAINING && !mr->asked && !mr->answered;
+}
+
+static bool callback_due(const struct daxlease_mr *mr)
+{
+	return !mr->closing && !mr->in_cb &&
+	       (mr->regain_due || mr->guard_flips || drain_due(mr) || mr->release_due);
+}
+
+static void call_next(struct lease *l, struct daxlease_mr *mr)
+{
+	if (mr->regain_due)
+		call_regain(mr);
+	else if (mr->guard_flips)
+		call_guard(mr);
+	else if (drain_due(mr))
+		call_drain(l, mr);
+	else
+		call_release(mr);
+}
+
+struct run {
+	struct daxlease_ctx *ctx;
+	const struct brk_runner *runner;
+	unsigned int called;
+};
+
+/* False: none is due, or not to be called here and now. */
+static bool try_callback(struct run *run, struct lease *l, struct daxlease_mr *mr)
+{
+	struct daxlease_ctx *ctx = run->ctx;
+
+	if (!callback_due(mr))
+		return false;
+	if (!run->runner || !run->runner->enter_user(ctx)) {
+		l->user_due = true;
+		ctx->user_due = true;
+		return false;
+	}
+	call_next(l, mr);
+	run->runner->leave_user(ctx);
+	run->called++;
+	queue_user_due(ctx); /* one more thread may call now */
+	return true;
+}
+
+/* ------------------------------------------------------------------------- */
+/* One step of a region. False: nothing to do, and the lock was held throughout. */
+
+static bool step_draining(struct daxlease_mr *mr)
+{
+	if (mr->answered)
+		end_drain(mr, NULL);
+	else if (sys_now_ns() >= mr->deadline_ns)
+		end_drain(mr, "not drained within its budget");
+	else
+		return false;
+	return true;
+}
+
+static bool step_region(struct run *run, struct lease *l, struct daxlease_mr *mr)
+{
+	if (try_callback(run, l, mr))
+		return true;
+	if (mr->in_verbs)
+		return false;
+	switch (mr->state) {
+	case DAXLEASE_STATE_ACTIVE:
+	case DAXLEASE_STATE_UNGUARDED:
+		if (!l->breaking)
+			return false;
+		begin_drain(l, mr);
+		return true;
+	case DAXLEASE_STATE_DRAINING:
+		return step_draining(mr);
+	case DAXLEASE_STATE_DEREGISTERING:
+		if (sys_now_ns() < mr->retry_at_ns)
+			return false;
+		deregister(l, mr);
+		return true;
+	case DAXLEASE_STATE_RELEASED:
+		return l->held && !l->breaking && can_regain(mr) &&
+		       sys_now_ns() >= mr->retry_at_ns && regain(mr);
+	case DAXLEASE_STATE_REGAINING:
+		break;
+	}
+	return false;
+}
+
+/* ------------------------------------------------------------------------- */
+/* Leases */
+
+static void read_deadlines(struct daxlease_ctx *ctx, struct lease *l)
+{
+	int seconds = ctx->break_time_fd < 0 ? -1 : sys_read_break_time(ctx->break_time_fd);
+
+	if (seconds < 0)
+		seconds = BREAK_TIME_UNKNOWN;
+	l->kernel_deadline_ns = seconds ? l->notice_ns + (uint64_t)seconds * NSEC_PER_SEC : 0;
+	l->budget_cap_ns = seconds ? (uint64_t)seconds * NSEC_PER_SEC / 4 * 3 : NEVER;
+}
+
+void brk_begin(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_cause cause)
+{
+	l->breaking = true;
+	ctx->breaking++;
+	l->cause = cause;
+	l->result = 0;
+	l->dereg_error = 0;
+	l->notice_ns = sys_now_ns();
+	l->retry_at_ns = 0;
+	l->kernel_deadline_ns = 0;
+	l->budget_cap_ns = NEVER;
+	if (cause == DAXLEASE_CAUSE_BREAK || cause == DAXLEASE_CAUSE_READER) {
+		read_deadlines(ctx, l);
+		ctx->stats.breaks++;
+	} else if (cause == DAXLEASE_CAUSE_RECALL) {
+		ctx->stats.recalls++;
+	}
+	log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "%s", FILE_ARGS(l),
+		cause == DAXLEASE_CAUSE_RECALL ? "lease recalled" :
+		cause == DAXLEASE_CAUSE_SHRUNK ? "file shrank while it was not leased" :
+						 "lease broken");
+}
+
+static bool is_registered(const struct daxlease_mr *mr)
+{
+	return mr->ibv_mr || mr->in_verbs;
+}
+
+static bool any_registered(const struct lease *l)
+{
+	struct daxlease_mr *mr;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (is_registered(mr))
+			return true;
+	}
+	return false;
+}
+
+int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
+{
+	int err = 0;
+
+	for (int i = 0; l->held && i < GIVE_BACK_TRIES; i++) {
+		err = l->ops->give_back(l->fd);
+		l->held = err && err != -ESTALE;
+	}
+	if (err == -ESTALE) {
+		ctx->stats.lost++;
+		log_add(&ctx->log, DAXLEASE_LOG_WARNING,
+			FILE_FMT "the kernel had taken the lease before it was given back: lost",
+			FILE_ARGS(l));
+	} else if (err) {
+		log_add(&ctx->log, DAXLEASE_LOG_ERR, FILE_FMT "lease not given back: %s",
+			FILE_ARGS(l), strerror(-err));
+	} else {
+		log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "lease given back", FILE_ARGS(l));
+	}
+	if (!l->held)
+		ctx->stats.leases--;
+	return err;
+}
+
+/* The first attempt to have it again is made soon, but not before the others ran. */
+static void plan_retake(struct lease *l)
+{
+	l->backoff_ms = 0;
+	l->retry_at_ns = back_off(&l->backoff_ms, sys_now_ns());
+}
+
+static void end_region_break(struct lease *l, struct daxlease_mr *mr, int lost)
+{
+	struct daxlease_stats *stats = &mr->ctx->stats;
+
+	if (!mr->in_break)
+		return;
+	mr->in_break = false;
+	mr->release_result = lost ? lost : mr->fenced ? -ETIMEDOUT : 0;
+	mr->release_due = mr->opts.release;
+	mr->guard_flips = 0; /* the release says it all */
+	mr->guard_told = true;
+	if (!mr->release_result)
+		stats->released++;
+	if (mr->release_result == -ESTALE || !l->result)
+		l->result = mr->release_result;
+}
+
+/* The last region is deregistered: let the others go on. */
+static bool end_break(struct daxlease_ctx *ctx, struct lease *l)
+{
+	struct daxlease_mr *mr;
+	int err = 0;
+
+	if (any_registered(l))
+		return false;
+	if (l->held)
+		err = brk_give_back(ctx, l);
+	if (l->held) { /* seen only with a kernel that refuses F_UNLCK */
+		l->retry_at_ns = back_off(&l->backoff_ms, sys_now_ns());
+		return false;
+	}
+	l->breaking = false;
+	l->lent = false;
+	l->noticed = false;
+	ctx->breaking--;
+	plan_retake(l);
+	if (sys_now_ns() - l->notice_ns > ctx->stats.drain_max_ns)
+		ctx->stats.drain_max_ns = sys_now_ns() - l->notice_ns;
+	TAILQ_FOREACH(mr, &l->regions, link)
+		end_region_break(l, mr, err);
+	return true;
+}
+
+/* On-demand memory stays safe whatever a reader does; pins and purists differ. */
+static bool may_lend(const struct lease *l)
+{
+	struct daxlease_mr *mr;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if ((mr->ibv_mr && !mr->on_demand) ||
+		    (mr->opts.flags & DAXLEASE_MR_DRAIN_FOR_READERS))
+			return false;
+	}
+	return true;
+}
+
+static void lend(struct daxlease_ctx *ctx, struct lease *l)
+{
+	struct daxlease_mr *mr;
+
+	log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "a reader: lease lent, regions unguarded",
+		FILE_ARGS(l));
+	brk_give_back(ctx, l);
+	if (l->held) { /* it could not be; the slow way may */
+		brk_begin(ctx, l, DAXLEASE_CAUSE_READER);
+		return;
+	}
+	ctx->stats.breaks++;
+	ctx->stats.reader_breaks++;
+	l->lent = true;
+	plan_retake(l);
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (mr->state == DAXLEASE_STATE_ACTIVE)
+			set_guarded(mr, false);
+	}
+}
+
+/* A break by others during our own: their deadline counts as well. */
+static void tighten(struct daxlease_ctx *ctx, struct lease *l)
+{
+	struct daxlease_mr *mr;
+	uint64_t now = sys_now_ns();
+	uint64_t start = l->notice_ns;
+
+	l->notice_ns = now;
+	read_deadlines(ctx, l);
+	l->notice_ns = start;
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (l->budget_cap_ns != NEVER)
+			mr->deadline_ns = min_u64(mr->deadline_ns, now + l->budget_cap_ns);
+	}
+}
+
+/* A signal came for it: what does the kernel want? */
+static void look(struct daxlease_ctx *ctx, struct lease *l)
+{
+	int query;
+
+	l->noticed = false;
+	if (!l->held || (l->breaking && l->kernel_deadline_ns))
+		return;
+	query = l->ops->query(l->fd, l->type);
+	if (query == LEASE_HELD)
+		return; /* left over from an earlier break */
+	if (l->breaking)
+		tighten(ctx, l);
+	else if (query == LEASE_BREAKING_READER && may_lend(l))
+		lend(ctx, l);
+	else
+		brk_begin(ctx, l,
+			  query == LEASE_BREAKING_READER ? DAXLEASE_CAUSE_READER :
+							   DAXLEASE_CAUSE_BREAK);
+}
+
+static bool shrank(const struct lease *l)
+{
+	struct daxlease_mr *mr;
+	size_t room;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (mr->ibv_mr && (brk_room(mr, &room) || room < mr->registered))
+			return true;
+	}
+	return false;
+}
+
+static void guard_again(struct daxlease_ctx *ctx, struct lease *l)
+{
+	struct daxlease_mr *mr;
+
+	l->lent = false;
+	if (shrank(l)) {
+		brk_begin(ctx, l, DAXLEASE_CAUSE_SHRUNK);
+		return;
+	}
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (mr->state == DAXLEASE_STATE_UNGUARDED)
+			set_guarded(mr, true);
+	}
+}
+
+int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
+{
+	const struct lease_ops *ops;
+	int err = lease_take(l->ops->kind, l->fd, l->type, &ctx->notice, &ops);
+
+	if (err) {
+		ctx->stats.lease_retries++;
+		l->retry_at_ns = back_off(&l->backoff_ms, sys_now_ns());
+		log_add(&ctx->log, err == -EAGAIN ? DAXLEASE_LOG_DEBUG : DAXLEASE_LOG_WARNING,
+			FILE_FMT "not leased again yet: %s", FILE_ARGS(l), strerror(-err));
+		return err;
+	}
+	l->held = true;
+	ctx->stats.leases++;
+	log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "leased again", FILE_ARGS(l));
+	if (l->lent)
+		guard_again(ctx, l);
+	return 0;
+}
+
+static bool any_wants_regain(const struct lease *l)
+{
+	struct daxlease_mr *mr;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (wants_regain(mr))
+			return true;
+	}
+	return false;
+}
+
+static bool any_can_regain(const struct lease *l)
+{
+	struct daxlease_mr *mr;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (can_regain(mr))
+			return true;
+	}
+	return false;
+}
+
+/* One step of the lease itself. */
+static bool step_lease(struct daxlease_ctx *ctx, struct lease *l)
+{
+	if (l->breaking)
+		return sys_now_ns() >= l->retry_at_ns && end_break(ctx, l);
+	if (!l->held)
+		return (l->lent || any_can_regain(l)) && !l->recalled &&
+		       sys_now_ns() >= l->retry_at_ns && !brk_retake(ctx, l);
+	/* Regaining was given up: nobody needs it any more. */
+	if (!any_registered(l) && !any_wants_regain(l))
+		return !brk_give_back(ctx, l);
+	return false;
+}
+
+static bool step_regions(struct run *run, struct lease *l)
+{
+	struct daxlease_mr *mr;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (step_region(run, l, mr))
+			return true; /* the list may have changed */
+	}
+	return false;
+}
+
+/* When time alone will make something due. */
+static uint64_t lease_due(const struct lease *l, uint64_t now)
+{
+	struct daxlease_mr *mr;
+	uint64_t due = NEVER;
+
+	if ((l->breaking || !l->held) && l->retry_at_ns > now && !l->recalled &&
+	    (l->breaking || l->lent || any_can_regain(l)))
+		due = l->retry_at_ns;
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		uint64_t at = mr->state == DAXLEASE_STATE_DRAINING ? mr->deadline_ns :
+			      mr->state == DAXLEASE_STATE_DEREGISTERING ||
+					      (l->held && can_regain(mr)) ?
+								     mr->retry_at_ns :
+								     0;
+
+		if (at > now)
+			due = min_u64(due, at);
+	}
+	return due;
+}
+
+static void step(struct run *run, struct lease *l)
+{
+	do {
+		if (l->noticed)
+			look(run->ctx, l);
+		while (step_regions(run, l))
+			;
+	} while (step_lease(run->ctx, l) || l->noticed);
+	set_due(run->ctx, l, lease_due(l, sys_now_ns()));
+}
+
+unsigned int brk_run(struct daxlease_ctx *ctx, const struct brk_runner *runner)
+{
+	struct run run = { .ctx = ctx, .runner = runner };
+	struct lease *l;
+
+	if (runner)
+		queue_user_due(ctx);
+	queue_due(ctx, sys_now_ns());
+	while ((l = TAILQ_FIRST(&ctx->work))) {
+		TAILQ_REMOVE(&ctx->work, l, work_link);
+		l->on_work = false;
+		l->user_due = false;
+		step(&run, l);
+		pthread_cond_broadcast(&ctx->changed);
+		queue_due(ctx, sys_now_ns());
+	}
+	return run.called;
+}
+
+/* ------------------------------------------------------------------------- */
+/* Notices */
+
+static void notice(struct daxlease_ctx *ctx, struct lease *l)
+{
+	l->noticed = true;
+	brk_queue(ctx, l);
+}
+
+void brk_notice(struct daxlease_ctx *ctx, int fd)
+{
+	if (fd >= 0 && (size_t)fd < ctx->nfds && ctx->by_fd[fd])
+		notice(ctx, ctx->by_fd[fd]);
+}
+
+void brk_scan(struct daxlease_ctx *ctx)
+{
+	struct lease *l;
+
+	TAILQ_FOREACH(l, &ctx->leases, link) {
+		if (l->held && !(l->breaking && l->kernel_deadline_ns) &&
+		    l->ops->query(l->fd, l->type) != LEASE_HELD)
+			notice(ctx, l);
+	}
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The break pipeline: drain, fence, deregister, give back, tell, take again.
+ *
+ * It is a level-triggered state machine: brk_run() looks at each queued lease and
+ * does whatever is due, so it does not matter which thread runs it, how many do
+ * at once, or how often. All calls need ctx->lock.
+ */
+#ifndef DAXLEASE_BRK_H
+#define DAXLEASE_BRK_H
+
+#include "objects.h"
+#include "pin.h"
+
+/* May the running thread go off into the user's code now, and when it is back. */
+struct brk_runner {
+	bool (*enter_user)(struct daxlease_ctx *ctx);
+	void (*leave_user)(struct daxlease_ctx *ctx);
+};
+
+/* Something may have happened to a lease: to be looked at. */
+void brk_queue(struct daxlease_ctx *ctx, struct lease *l);
+
+/* The kernel's notice for descriptor fd. Unknown ones are ignored. */
+void brk_notice(struct daxlease_ctx *ctx, int fd);
+
+/* Notices were or may have been lost: asks every lease. */
+void brk_scan(struct daxlease_ctx *ctx);
+
+/*
+ * Does all that is due; the lock is dropped meanwhile. Callbacks are called only
+ * with a runner. Returns how many were.
+ */
+unsigned int brk_run(struct daxlease_ctx *ctx, const struct brk_runner *runner);
+
+/* Begins a break from our side: a recall. */
+void brk_begin(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_cause cause);
+
+/* Takes a lease again that is not held. Not queued, no waiting. */
+int brk_retake(struct daxlease_ctx *ctx, struct lease *l);
+
+/* Gives the lease back, of which no region is registered. 0, -ESTALE or -errno. */
+int brk_give_back(struct daxlease_ctx *ctx, struct lease *l);
+
+/* ibv_reg_mr() returned: the region is in use, whatever happened meanwhile. */
+void brk_registered(struct daxlease_mr *mr, const struct pin *pin, size_t length);
+
+/* Bytes of the region that the file's pages reach. */
+int brk_room(const struct daxlease_mr *mr, size_t *ret_length);
+
+/* A callback runs in this thread, of whatever context. */
+bool brk_in_callback(void);
+
+#endif

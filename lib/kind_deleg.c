@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/*
+ * F_SETDELEG, Linux >= 6.19: as a lease, and sees changes of the inode (ftruncate,
+ * chmod) and of its names (link, unlink, rename) as well.
+ */
+#include <errno.h>
+#include <fcntl.h>
+
+#include "lease.h"
+
+static int set(int fd, int type)
+{
+	int err = sys_set_deleg(fd, type);
+
+	/* No such command, no delegations on this filesystem, or leases-enable is 0. */
+	return err == -EINVAL ? -EOPNOTSUPP : err;
+}
+
+static int take(int fd, int type, const struct lease_notice *notice)
+{
+	return lease_take_with_signal(fd, type, notice, set);
+}
+
+static int query(int fd, int type)
+{
+	return lease_query_of(type, sys_get_deleg(fd));
+}
+
+static int give_back(int fd)
+{
+	int err = sys_set_deleg(fd, F_UNLCK);
+
+	return err == -EAGAIN ? -ESTALE : err;
+}
+
+const struct lease_ops kind_deleg_ops = {
+	.kind = DAXLEASE_KIND_DELEG,
+	.unseen = DAXLEASE_UNSEEN_FALLOCATE | DAXLEASE_UNSEEN_WRITE,
+	.take = take,
+	.query = query,
+	.give_back = give_back,
+};

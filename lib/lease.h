@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Lease kinds behind one interface. A kind is one file (kind_*.c) and one line in
+ * the table in lease.c.
+ */
+#ifndef DAXLEASE_LEASE_H
+#define DAXLEASE_LEASE_H
+
+#include <stdbool.h>
+
+#include <daxlease/daxlease.h>
+
+#include "sys.h"
+
+/* What the kernel is to do when it breaks a lease. */
+struct lease_notice {
+	int signo;
+	struct sys_owner owner;
+};
+
+enum lease_query {
+	LEASE_HELD,
+	LEASE_BREAKING_READER, /* somebody wants to read; lending it would do */
+	LEASE_BREAKING,	       /* somebody wants to change it, or it is gone */
+};
+
+/*
+ * The calls on a descriptor return 0 (query: enum lease_query) or -errno; none of
+ * them waits or opens anything. The descriptor is the library's own duplicate.
+ */
+struct lease_ops {
+	enum daxlease_kind kind;
+	bool pins;	     /* FS-DAX can be registered pinned under it */
+	unsigned int unseen; /* DAXLEASE_UNSEEN_* */
+	/* -EOPNOTSUPP: kernel or filesystem has no such leases. */
+	int (*take)(int fd, int type, const struct lease_notice *notice);
+	int (*query)(int fd, int type);
+	/* -ESTALE: the kernel had taken it back already. */
+	int (*give_back)(int fd);
+};
+
+extern const struct lease_ops kind_deleg_ops;
+extern const struct lease_ops kind_lease_ops;
+
+/* Kinds from the strongest to the weakest; NULL past the end. */
+const struct lease_ops *lease_kind_at(unsigned int rank);
+
+/* NULL: this version does not have it. */
+const struct lease_ops *lease_kind_find(enum daxlease_kind kind);
+
+/*
+ * Takes a lease of this kind, or for AUTO the strongest one that there is, and
+ * says which in *ret_ops.
+ */
+int lease_take(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
+	       const struct lease_ops **ret_ops);
+
+/* F_RDLCK or F_WRLCK: all that a descriptor of this access mode can hold. */
+int lease_type_for(int access_mode);
+
+/*
+ * For kinds that the kernel announces with a signal to the file's owner. Asks for
+ * the signal (F_UNLCK and forced removal reset it, so before every acquire), takes
+ * the lease through set(), and leaves nothing behind if that fails.
+ */
+int lease_take_with_signal(int fd, int type, const struct lease_notice *notice,
+			   int (*set)(int fd, int type));
+
+/* What F_GETLEASE and its kin say, in our words. */
+int lease_query_of(int type_held, int type_now);
+
+#endif

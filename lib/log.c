@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "log.h"
+#include "sys.h"
+
+void log_init(struct log *log)
+{
+	pthread_mutex_init(&log->lock, NULL);
+	log->fn = NULL;
+	log->level = DAXLEASE_LOG_ERR;
+	log->userdata = NULL;
+	STAILQ_INIT(&log->lines);
+	atomic_init(&log->pending, false);
+}
+
+void log_end(struct log *log)
+{
+	log_flush(log);
+	pthread_mutex_destroy(&log->lock);
+}
+
+void log_set(struct log *log, daxlease_log_fn fn, enum daxlease_log_level level, void *userdata)
+{
+	pthread_mutex_lock(&log->lock);
+	log->fn = fn;
+	log->level = level;
+	log->userdata = userdata;
+	pthread_mutex_unlock(&log->lock);
+}
+
+static struct log_line *format_line(enum daxlease_log_level level, const char *fmt, va_list ap)
+{
+	struct log_line *line;
+	va_list again;
+	int len;
+
+	va_copy(again, ap);
+	len = vsnprintf(NULL, 0, fmt, again);
+	va_end(again);
+	if (len < 0)
+		return NULL;
+	line = sys_calloc(1, sizeof(*line) + (size_t)len + 1);
+	if (!line)
+		return NULL;
+	line->level = level;
+	vsnprintf(line->text, (size_t)len + 1, fmt, ap);
+	return line;
+}
+
+void log_add(struct log *log, enum daxlease_log_level level, const char *fmt, ...)
+{
+	struct log_line *line;
+	va_list ap;
+
+	pthread_mutex_lock(&log->lock);
+	if (log->fn && level <= log->level) {
+		va_start(ap, fmt);
+		line = format_line(level, fmt, ap);
+		va_end(ap);
+		if (line) {
+			STAILQ_INSERT_TAIL(&log->lines, line, link);
+			atomic_store_explicit(&log->pending, true, memory_order_relaxed);
+		}
+	}
+	pthread_mutex_unlock(&log->lock);
+}
+
+void log_flush(struct log *log)
+{
+	struct log_line *line;
+	daxlease_log_fn fn;
+	void *userdata;
+
+	while (atomic_load_explicit(&log->pending, memory_order_relaxed)) {
+		pthread_mutex_lock(&log->lock);
+		line = STAILQ_FIRST(&log->lines);
+		if (line)
+			STAILQ_REMOVE_HEAD(&log->lines, link);
+		if (STAILQ_EMPTY(&log->lines))
+			atomic_store_explicit(&log->pending, false, memory_order_relaxed);
+		fn = log->fn;
+		userdata = log->userdata;
+		pthread_mutex_unlock(&log->lock);
+		if (!line)
+			break;
+		if (fn)
+			fn(line->level, line->text, userdata);
+		free(line);
+	}
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Log lines are formatted where something is known, usually under a lock, and
+ * handed to the user's function later, by log_flush(), without one.
+ */
+#ifndef DAXLEASE_LOG_H
+#define DAXLEASE_LOG_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/queue.h>
+
+#include <daxlease/daxlease.h>
+
+#include "util.h"
+
+struct log_line {
+	STAILQ_ENTRY(log_line) link;
+	enum daxlease_log_level level;
+	char text[];
+};
+
+struct log {
+	pthread_mutex_t lock; /* the members below; innermost of all locks */
+	daxlease_log_fn fn;
+	enum daxlease_log_level level;
+	void *userdata;
+	STAILQ_HEAD(, log_line) lines;
+	atomic_bool pending; /* lines is not empty; a hint, read without the lock */
+};
+
+void log_init(struct log *log);
+void log_end(struct log *log);
+void log_set(struct log *log, daxlease_log_fn fn, enum daxlease_log_level level, void *userdata);
+
+/* Any thread, any lock held. A line that there is no memory for is dropped. */
+void log_add(struct log *log, enum daxlease_log_level level, const char *fmt, ...)
+	PRINTF_LIKE(3, 4);
+
+/* No lock held. */
+void log_flush(struct log *log);
+
+#endif

@@ -1,0 +1,714 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/* Public calls on regions; see daxlease.h for what each of them promises. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "brk.h"
+#include "sys.h"
+#include "watch.h"
+
+#define MR_FLAGS (DAXLEASE_MR_REGAIN | DAXLEASE_MR_DRAIN_FOR_READERS | DAXLEASE_MR_EXCLUSIVE)
+
+/* ------------------------------------------------------------------------- */
+/* A file's lease: found, taken, ended. ctx->lock is held. */
+
+static unsigned int bucket_of(dev_t dev, ino_t ino)
+{
+	return (unsigned int)(ino ^ (ino >> 8) ^ dev) % LEASE_BUCKETS;
+}
+
+static struct lease *find_lease(struct daxlease_ctx *ctx, const struct dax_range *range)
+{
+	struct lease *l;
+
+	LIST_FOREACH(l, &ctx->buckets[bucket_of(range->dev, range->ino)], bucket_link) {
+		if (l->dev == range->dev && l->ino == range->ino)
+			return l;
+	}
+	return NULL;
+}
+
+static int reserve_fd(struct daxlease_ctx *ctx, int fd)
+{
+	size_t n = ctx->nfds ? ctx->nfds : 64;
+	struct lease **by_fd;
+
+	if ((size_t)fd < ctx->nfds)
+		return 0;
+	while (n <= (size_t)fd)
+		n *= 2;
+	by_fd = sys_realloc(ctx->by_fd, n * sizeof(*by_fd));
+	if (!by_fd)
+		return -ENOMEM;
+	memset(by_fd + ctx->nfds, 0, (n - ctx->nfds) * sizeof(*by_fd));
+	ctx->by_fd = by_fd;
+	ctx->nfds = n;
+	return 0;
+}
+
+static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, int err)
+{
+	const char *why;
+
+	switch (err) {
+	case -EAGAIN:
+		why = "the file is open elsewhere as well, or this description is leased already "
+		      "(by another context, another process or the program): close the others "
+		      "(fuser -v FILE shows them)";
+		break;
+	case -EACCES:
+		why = "only the owner of the file may lease it: run as the owner, or with CAP_LEASE";
+		break;
+	case -EOPNOTSUPP:
+		why = "kernel or filesystem has no such lease, or /proc/sys/fs/leases-enable is 0";
+		break;
+	default:
+		why = "unexpected";
+	}
+	log_add(&ctx->log, DAXLEASE_LOG_ERR, "fd %d: no lease (kind %s): %s: %s", fd,
+		daxlease_kind_str(kind), strerror(-err), why);
+	return err;
+}
+
+static int take_first(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind)
+{
+	int err = sys_access_mode(l->fd);
+
+	if (err >= 0) {
+		l->type = lease_type_for(err);
+		err = lease_take(kind, l->fd, l->type, &ctx->notice, &l->ops);
+	}
+	return err;
+}
+
+static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind,
+		     const struct dax_range *range, struct lease **ret_lease)
+{
+	struct lease *l = sys_calloc(1, sizeof(*l));
+	int err;
+
+	if (!l)
+		return -ENOMEM;
+	l->fd = err = sys_dup(fd);
+	if (err < 0)
+		goto err_free;
+	err = reserve_fd(ctx, l->fd);
+	if (err)
+		goto err_close;
+	err = take_first(ctx, l, kind);
+	if (err) {
+		refuse_lease(ctx, fd, kind, err);
+		goto err_close;
+	}
+	l->held = true;
+	l->dev = range->dev;
+	l->ino = range->ino;
+	l->due_ns = NEVER;
+	TAILQ_INIT(&l->regions);
+	TAILQ_INSERT_TAIL(&ctx->leases, l, link);
+	LIST_INSERT_HEAD(&ctx->buckets[bucket_of(l->dev, l->ino)], l, bucket_link);
+	ctx->by_fd[l->fd] = l;
+	ctx->stats.leases++;
+	*ret_lease = l;
+	return 0;
+
+err_close:
+	sys_close(l->fd);
+err_free:
+	free(l);
+	return err;
+}
+
+/* The last region is gone. */
+static void end_lease(struct daxlease_ctx *ctx, struct lease *l)
+{
+	if (l->held)
+		brk_give_back(ctx, l);
+	if (l->breaking)
+		ctx->breaking--;
+	if (l->on_work)
+		TAILQ_REMOVE(&ctx->work, l, work_link);
+	TAILQ_REMOVE(&ctx->leases, l, link);
+	LIST_REMOVE(l, bucket_link);
+	ctx->by_fd[l->fd] = NULL;
+	sys_close(l->fd);
+	free(l);
+}
+
+static int refuse_share(struct daxlease_ctx *ctx, const struct lease *l, int err, const char *why)
+{
+	log_add(&ctx->log, DAXLEASE_LOG_ERR, "fd %d (inode %ju): %s", l->fd, (uintmax_t)l->ino, why);
+	return err;
+}
+
+static int share_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
+		       bool writes)
+{
+	if (kind != DAXLEASE_KIND_AUTO && kind != l->ops->kind)
+		return refuse_share(ctx, l, -EINVAL,
+				    "leased already, with another kind, for another region");
+	if (writes && l->type == F_RDLCK)
+		return refuse_share(ctx, l, -EAGAIN,
+				    "leased already, for reading, through another description: "
+				    "deregister that region first");
+	if (l->recalled)
+		return refuse_share(ctx, l, -EAGAIN,
+				    "recalled: call daxlease_mr_regain() on its region first");
+	if (l->breaking || (!l->held && brk_retake(ctx, l)))
+		return refuse_share(ctx, l, -EAGAIN,
+				    "somebody else is about to use the file: try again later");
+	return 0;
+}
+
+/* Puts mr, not registered yet, under the lease of its file. */
+static int join_lease(struct daxlease_mr *mr, int fd)
+{
+	struct daxlease_ctx *ctx = mr->ctx;
+	enum daxlease_kind kind = mr->opts.kind;
+	struct lease *l = find_lease(ctx, &mr->range);
+	int err;
+
+	if (l)
+		err = share_lease(ctx, l, kind, mr->range.writable);
+	else
+		err = new_lease(ctx, fd, kind, &mr->range, &l);
+	if (err)
+		return err;
+	mr->lease = l;
+	TAILQ_INSERT_TAIL(&l->regions, mr, link);
+	return 0;
+}
+
+static void leave_lease(struct daxlease_mr *mr)
+{
+	struct lease *l = mr->lease;
+
+	TAILQ_REMOVE(&l->regions, mr, link);
+	if (TAILQ_EMPTY(&l->regions))
+		end_lease(mr->ctx, l);
+	else if (l->breaking)
+		brk_queue(mr->ctx, l); /* may have waited for this one */
+}
+
+/* ------------------------------------------------------------------------- */
+/* Registering */
+
+static int check_opts(struct daxlease_ctx *ctx, struct daxlease_mr_opts *opts)
+{
+	if (opts->flags & ~MR_FLAGS) {
+		log_add(&ctx->log, DAXLEASE_LOG_ERR, "unknown flags 0x%x", opts->flags & ~MR_FLAGS);
+		return -EINVAL;
+	}
+	if (opts->flags & DAXLEASE_MR_EXCLUSIVE) {
+		log_add(&ctx->log, DAXLEASE_LOG_ERR,
+			"exclusive: none of this version's lease kinds can refuse others");
+		return -EOPNOTSUPP;
+	}
+	if (opts->kind == DAXLEASE_KIND_AUTO)
+		opts->kind = ctx->kind;
+	if (opts->kind != DAXLEASE_KIND_AUTO && !lease_kind_find(opts->kind)) {
+		log_add(&ctx->log, DAXLEASE_LOG_ERR, "lease kind %s is not in this version",
+			daxlease_kind_str(opts->kind));
+		return -EOPNOTSUPP;
+	}
+	return 0;
+}
+
+static int read_opts(struct daxlease_ctx *ctx, const struct daxlease_mr_opts *opts,
+		     struct daxlease_mr_opts *ret_opts)
+{
+	int err = opts_get(ret_opts, sizeof(*ret_opts), opts);
+
+	if (err) {
+		log_add(&ctx->log, DAXLEASE_LOG_ERR,
+			err == -E2BIG ? "options newer than this library" :
+					"options without their size");
+		return err;
+	}
+	return check_opts(ctx, ret_opts);
+}
+
+static int check_room(struct daxlease_mr *mr)
+{
+	size_t room;
+	int err = brk_room(mr, &room);
+
+	if (!err && room < mr->length) {
+		log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
+			"range %p+%zu reaches beyond the end of the file: extend it first", mr->addr,
+			mr->length);
+		err = -EINVAL;
+	}
+	return err;
+}
+
+/* From here on it is the caller's. ctx->lock is held. */
+static void publish(struct daxlease_mr *mr, const struct pin *pin, struct daxlease_mr **ret_mr)
+{
+	brk_registered(mr, pin, mr->length);
+	mr->ctx->stats.regions++;
+	*ret_mr = mr;
+}
+
+static int register_plain(struct daxlease_mr *mr, struct daxlease_mr **ret_mr)
+{
+	struct pin pin;
+	int err = pin_attach(mr, mr->length, &pin);
+
+	if (err)
+		return err;
+	ctx_lock(mr->ctx);
+	publish(mr, &pin, ret_mr);
+	ctx_unlock(mr->ctx);
+	return 0;
+}
+
+/*
+ * The region joins the lease before it is registered, and takes part in whatever
+ * happens to it: a break meanwhile waits for ibv_reg_mr(), and is then told.
+ */
+static int register_leased(struct daxlease_mr *mr, int fd, struct daxlease_mr **ret_mr)
+{
+	struct daxlease_ctx *ctx = mr->ctx;
+	struct pin pin;
+	int err;
+
+	ctx_lock(ctx);
+	err = join_lease(mr, fd);
+	mr->in_verbs = true;
+	ctx_unlock(ctx);
+	if (err)
+		return err;
+	err = check_room(mr);
+	if (!err)
+		err = pin_attach(mr, mr->length, &pin);
+	ctx_lock(ctx);
+	mr->in_verbs = false;
+	if (err)
+		leave_lease(mr);
+	else
+		publish(mr, &pin, ret_mr);
+	watch_kick(ctx);
+	ctx_unlock(ctx);
+	return err;
+}
+
+static int register_region(struct daxlease_ctx *ctx, struct daxlease_mr *mr, int fd,
+			   struct daxlease_mr **ret_mr)
+{
+	int err = dax_inspect(ctx->maps_fd, fd, mr->addr, mr->length, &ctx->log, &mr->range);
+
+	if (err)
+		return err;
+	return mr->range.fs_dax ? register_leased(mr, fd, ret_mr) : register_plain(mr, ret_mr);
+}
+
+int daxlease_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void *addr, size_t length,
+		    int access, const struct daxlease_mr_opts *opts, struct daxlease_mr **ret_mr)
+{
+	struct daxlease_mr *mr;
+	int err = ctx_check(ctx);
+
+	if (err)
+		return err;
+	if (!pd || !ret_mr || !length || (uintptr_t)addr + length < (uintptr_t)addr) {
+		log_add(&ctx->log, DAXLEASE_LOG_ERR,
+			"range %p+%zu: empty, wraps around, or no pd or ret_mr", addr, length);
+		log_flush(&ctx->log);
+		return -EINVAL;
+	}
+	mr = sys_calloc(1, sizeof(*mr));
+	if (!mr)
+		return -ENOMEM;
+	mr->ctx = ctx;
+	mr->pd = pd;
+	mr->addr = addr;
+	mr->length = length;
+	mr->access = access;
+	mr->guard_told = true;
+	mr->state = DAXLEASE_STATE_REGAINING; /* until it is registered */
+	err = read_opts(ctx, opts, &mr->opts);
+	if (!err)
+		err = register_region(ctx, mr, fd, ret_mr);
+	if (err)
+		free(mr);
+	log_flush(&ctx->log);
+	return err;
+}
+
+/* ------------------------------------------------------------------------- */
+/* Deregistering */
+
+static void wait_idle(struct daxlease_mr *mr)
+{
+	while (mr->in_cb || mr->in_verbs)
+		pthread_cond_wait(&mr->ctx->changed, &mr->ctx->lock);
+}
+
+/* The break pipeline may come first; then there is nothing left to do. */
+static int deregister(struct daxlease_mr *mr)
+{
+	int err = 0;
+
+	if (!mr->ibv_mr)
+		return 0;
+	mr->in_verbs = true;
+	ctx_unlock(mr->ctx);
+	err = pin_detach(mr);
+	ctx_lock(mr->ctx);
+	mr->in_verbs = false;
+	if (!err)
+		mr->ibv_mr = NULL;
+	else
+		log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
+			"ibv_dereg_mr of %p+%zu: %s; region and lease stay", mr->addr, mr->length,
+			strerror(-err));
+	return err;
+}
+
+static int end_region(struct daxlease_mr *mr)
+{
+	struct daxlease_ctx *ctx = mr->ctx;
+	int err;
+
+	ctx_lock(ctx);
+	mr->closing = true;
+	wait_idle(mr);
+	err = deregister(mr);
+	if (err) {
+		mr->closing = false;
+		mr->last_error = err;
+		if (mr->lease)
+			brk_queue(ctx, mr->lease);
+	} else {
+		if (mr->lease)
+			leave_lease(mr);
+		ctx->stats.regions--;
+	}
+	pthread_cond_broadcast(&ctx->changed);
+	watch_kick(ctx);
+	ctx_unlock(ctx);
+	return err;
+}
+
+int daxlease_dereg_mr(struct daxlease_mr *mr)
+{
+	int err;
+
+	if (!mr)
+		return 0;
+	err = ctx_check_not_in_callback(mr->ctx);
+	if (!err)
+		err = end_region(mr);
+	if (err)
+		return err;
+	free(mr->qps);
+	free(mr);
+	return 0;
+}
+
+/* ------------------------------------------------------------------------- */
+/* Accessors */
+
+/* Not from the moment on that it may be deregistered. */
+static struct ibv_mr *usable_mr(const struct daxlease_mr *mr)
+{
+	switch (mr->state) {
+	case DAXLEASE_STATE_ACTIVE:
+	case DAXLEASE_STATE_UNGUARDED:
+		return mr->ibv_mr;
+	case DAXLEASE_STATE_DRAINING:
+		return mr->answered ? NULL : mr->ibv_mr;
+	default:
+		return NULL;
+	}
+}
+
+struct ibv_mr *daxlease_mr_get_ibv_mr(const struct daxlease_mr *mr)
+{
+	struct ibv_mr *ibv_mr;
+
+	if (ctx_check(mr->ctx))
+		return NULL;
+	ctx_lock(mr->ctx);
+	ibv_mr = usable_mr(mr);
+	ctx_unlock(mr->ctx);
+	return ibv_mr;
+}
+
+void *daxlease_mr_get_userdata(const struct daxlease_mr *mr)
+{
+	return mr->opts.userdata;
+}
+
+enum daxlease_state daxlease_mr_get_state(const struct daxlease_mr *mr)
+{
+	enum daxlease_state state;
+
+	if (ctx_check(mr->ctx))
+		return DAXLEASE_STATE_RELEASED;
+	ctx_lock(mr->ctx);
+	state = mr->state;
+	ctx_unlock(mr->ctx);
+	return state;
+}
+
+static void fill_info(const struct daxlease_mr *mr, struct daxlease_mr_info *info)
+{
+	const struct lease *l = mr->lease;
+	const struct ibv_mr *ibv_mr = usable_mr(mr);
+
+	info->state = mr->state;
+	info->kind = l ? l->ops->kind : DAXLEASE_KIND_NONE;
+	info->on_demand = mr->on_demand;
+	info->unseen = l ? l->ops->unseen : 0;
+	info->lease_fd = l ? l->fd : -1;
+	info->last_error = mr->last_error;
+	info->addr = mr->addr;
+	info->length = mr->length;
+	info->generation = mr->generation;
+	if (ibv_mr) {
+		info->registered = mr->registered;
+		info->lkey = ibv_mr->lkey;
+		info->rkey = ibv_mr->rkey;
+	}
+}
+
+int daxlease_mr_get_info(const struct daxlease_mr *mr, struct daxlease_mr_info *ret_info)
+{
+	struct daxlease_mr_info info = { 0 };
+	int err = ctx_check(mr->ctx);
+
+	if (err)
+		return err;
+	if (!ret_info)
+		return -EINVAL;
+	ctx_lock(mr->ctx);
+	fill_info(mr, &info);
+	ctx_unlock(mr->ctx);
+	return opts_put(ret_info, &info, sizeof(info));
+}
+
+/* ------------------------------------------------------------------------- */
+/* Queue pairs */
+
+static size_t find_qp(const struct daxlease_mr *mr, const struct ibv_qp *qp)
+{
+	size_t i;
+
+	for (i = 0; i < mr->nqps && mr->qps[i] != qp; i++)
+		;
+	return i;
+}
+
+static int add_qp(struct daxlease_mr *mr, struct ibv_qp *qp)
+{
+	size_t max = mr->maxqps ? mr->maxqps * 2 : 4;
+	struct ibv_qp **qps;
+
+	if (find_qp(mr, qp) < mr->nqps)
+		return -EEXIST;
+	if (mr->nqps == mr->maxqps) {
+		qps = sys_realloc(mr->qps, max * sizeof(*qps));
+		if (!qps)
+			return -ENOMEM;
+		mr->qps = qps;
+		mr->maxqps = max;
+	}
+	mr->qps[mr->nqps++] = qp;
+	return 0;
+}
+
+static int remove_qp(struct daxlease_mr *mr, struct ibv_qp *qp)
+{
+	size_t i = find_qp(mr, qp);
+
+	if (i == mr->nqps)
+		return -ENOENT;
+	mr->qps[i] = mr->qps[--mr->nqps];
+	return 0;
+}
+
+/* A fence under way reads the list without the lock. */
+static int change_qps(struct daxlease_mr *mr, struct ibv_qp *qp,
+		      int (*change)(struct daxlease_mr *mr, struct ibv_qp *qp))
+{
+	int err = ctx_check(mr->ctx);
+
+	if (err)
+		return err;
+	if (!qp)
+		return -EINVAL;
+	ctx_lock(mr->ctx);
+	while (mr->in_verbs)
+		pthread_cond_wait(&mr->ctx->changed, &mr->ctx->lock);
+	err = change(mr, qp);
+	ctx_unlock(mr->ctx);
+	return err;
+}
+
+int daxlease_mr_add_qp(struct daxlease_mr *mr, struct ibv_qp *qp)
+{
+	return change_qps(mr, qp, add_qp);
+}
+
+int daxlease_mr_remove_qp(struct daxlease_mr *mr, struct ibv_qp *qp)
+{
+	return change_qps(mr, qp, remove_qp);
+}
+
+/* ------------------------------------------------------------------------- */
+/* Draining, recalling, regaining */
+
+static int answer(struct daxlease_mr *mr)
+{
+	if (mr->state != DAXLEASE_STATE_DRAINING)
+		return mr->in_break && mr->fenced ? -ETIMEDOUT : -EINVAL;
+	if (!mr->asked || mr->answered)
+		return -EINVAL;
+	mr->answered = true;
+	brk_queue(mr->ctx, mr->lease);
+	/* Whoever waits in a recall runs the pipeline itself in some modes. */
+	pthread_cond_broadcast(&mr->ctx->changed);
+	return 0;
+}
+
+int daxlease_mr_drained(struct daxlease_mr *mr)
+{
+	int err = ctx_check(mr->ctx);
+
+	if (err)
+		return err;
+	ctx_lock(mr->ctx);
+	err = answer(mr);
+	watch_kick(mr->ctx);
+	ctx_unlock(mr->ctx);
+	return err;
+}
+
+static bool all_told(const struct lease *l)
+{
+	const struct daxlease_mr *mr;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (!mr->closing && (mr->release_due || mr->in_cb))
+			return false;
+	}
+	return true;
+}
+
+static bool recall_done(const void *arg)
+{
+	const struct lease *l = arg;
+
+	return l->breaking ? l->dereg_error : all_told(l);
+}
+
+static int recall(struct lease *l, struct daxlease_ctx *ctx)
+{
+	if (l->recalled && !l->breaking)
+		return -EALREADY;
+	l->recalled = true;
+	l->dereg_error = 0;
+	if (!l->breaking)
+		brk_begin(ctx, l, DAXLEASE_CAUSE_RECALL);
+	brk_queue(ctx, l);
+	watch_wait(ctx, recall_done, l);
+	return l->breaking ? l->dereg_error : l->result;
+}
+
+/* For what waits for callbacks, and needs a lease. */
+static int check_leased(const struct daxlease_mr *mr)
+{
+	int err = ctx_check_not_in_callback(mr->ctx);
+
+	return err ? err : mr->lease ? 0 : -EOPNOTSUPP;
+}
+
+int daxlease_mr_recall(struct daxlease_mr *mr)
+{
+	int err = check_leased(mr);
+
+	if (err)
+		return err;
+	ctx_lock(mr->ctx);
+	err = recall(mr->lease, mr->ctx);
+	ctx_unlock(mr->ctx);
+	return err;
+}
+
+static bool regain_done(const void *arg)
+{
+	const struct daxlease_mr *mr = arg;
+
+	if (mr->in_cb || mr->regain_due || mr->release_due)
+		return false;
+	if (mr->state == DAXLEASE_STATE_REGAINING)
+		return false;
+	return mr->state != DAXLEASE_STATE_RELEASED || mr->last_error || mr->past_end ||
+	       mr->lease->breaking || !mr->lease->held;
+}
+
+static void want_all(struct lease *l, bool want)
+{
+	struct daxlease_mr *mr;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (mr->state != DAXLEASE_STATE_RELEASED)
+			continue;
+		mr->regain_once = want;
+		if (!want)
+			continue;
+		mr->regain_off = false;
+		mr->past_end = false;
+		mr->last_error = 0;
+		mr->retry_at_ns = 0;
+	}
+}
+
+static int regain_result(const struct daxlease_mr *mr)
+{
+	if (mr->ibv_mr)
+		return 0;
+	if (mr->last_error)
+		return mr->last_error;
+	return mr->past_end ? -ENODATA : -EAGAIN;
+}
+
+static int regain(struct daxlease_mr *mr)
+{
+	struct daxlease_ctx *ctx = mr->ctx;
+	struct lease *l = mr->lease;
+	int err;
+
+	if (l->breaking)
+		return -EAGAIN;
+	if (!l->recalled && mr->state != DAXLEASE_STATE_RELEASED)
+		return -EALREADY;
+	l->recalled = false;
+	want_all(l, true);
+	err = l->held ? 0 : brk_retake(ctx, l);
+	brk_queue(ctx, l);
+	if (!err) {
+		watch_wait(ctx, regain_done, mr);
+		err = regain_result(mr);
+	}
+	if (err)
+		want_all(l, false);
+	return err;
+}
+
+int daxlease_mr_regain(struct daxlease_mr *mr)
+{
+	int err = check_leased(mr);
+
+	if (err)
+		return err;
+	ctx_lock(mr->ctx);
+	err = regain(mr);
+	watch_kick(mr->ctx);
+	ctx_unlock(mr->ctx);
+	return err;
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The three objects, and who may touch what.
+ *
+ * ctx->lock protects every member of a context, of its leases and of its regions,
+ * unless the member says otherwise. It is never held while the user's code or a
+ * verbs call runs: a region is marked busy (in_cb, in_verbs) instead, and a busy
+ * region is not freed, nor its lease. The only lock taken inside it is log->lock.
+ */
+#ifndef DAXLEASE_OBJECTS_H
+#define DAXLEASE_OBJECTS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include <daxlease/daxlease.h>
+
+#include "dax.h"
+#include "lease.h"
+#include "log.h"
+
+#define LEASE_BUCKETS 256
+#define MAX_HELPERS   8
+
+/* One leased file of a context, shared by all its regions of that file. */
+struct lease {
+	LIST_ENTRY(lease) bucket_link; /* ctx->buckets */
+	TAILQ_ENTRY(lease) link;       /* ctx->leases */
+	TAILQ_ENTRY(lease) work_link;  /* ctx->work, if on_work */
+	TAILQ_HEAD(, daxlease_mr) regions;
+	const struct lease_ops *ops;
+	dev_t dev;
+	ino_t ino;
+	int fd;	  /* our duplicate: the handle on the lease; si_fd of its signals */
+	int type; /* F_RDLCK, F_WRLCK */
+
+	bool held;
+	bool noticed;	/* a signal came that nobody has looked at */
+	bool breaking;	/* regions are being drained, then it is given back */
+	bool lent;	/* given back for a reader, regions still registered */
+	bool recalled;	/* by the holder, who has not asked for it back yet */
+	bool on_work;
+	bool user_due;	/* a callback is due that could not be called where it was found */
+	enum daxlease_cause cause; /* of the break, or of the last one */
+	int result;	 /* of the last break: 0, -ETIMEDOUT, -ESTALE */
+	int dereg_error; /* in this break, or 0 */
+	uint64_t notice_ns;
+	uint64_t kernel_deadline_ns; /* 0 = none */
+	uint64_t budget_cap_ns;	     /* longest drain that the kernel's deadline allows */
+	uint64_t due_ns;	     /* when to look again though nothing happened */
+	uint64_t retry_at_ns;	     /* not before: taking it again */
+	uint32_t backoff_ms;
+};
+
+/* A region: a share in a lease (or none), and a pin: the memory region. */
+struct daxlease_mr {
+	TAILQ_ENTRY(daxlease_mr) link; /* lease->regions */
+	struct daxlease_ctx *ctx;      /* constant from here */
+	struct lease *lease;	       /* NULL: memory that passed through */
+	struct ibv_pd *pd;
+	void *addr;
+	size_t length;
+	int access;
+	struct dax_range range;
+	struct daxlease_mr_opts opts; /* to here */
+
+	struct ibv_mr *ibv_mr;
+	size_t registered;
+	uint64_t generation;
+	enum daxlease_state state;
+	bool on_demand;
+
+	bool in_cb;	/* a callback of this region runs, without the lock */
+	bool in_verbs;	/* a verbs call of this region runs, without the lock */
+	bool closing;	/* daxlease_dereg_mr(): no callbacks any more, no regaining */
+
+	/* The break that it is in */
+	bool in_break;
+	bool asked;	/* the drain callback was called */
+	bool answered;	/* and it is done */
+	bool fenced;	/* or it was not */
+	bool fence_due; /* queue pairs are still to be moved to error */
+	uint64_t deadline_ns;
+
+	/* Regaining */
+	bool regain_once; /* daxlease_mr_regain() */
+	bool regain_off;  /* given up */
+	bool past_end;	  /* the file ends before it */
+	int last_error;
+	uint64_t retry_at_ns; /* not before: ibv_dereg_mr() or ibv_reg_mr() again */
+	uint32_t backoff_ms;
+
+	/* Callbacks that are due, told in this order */
+	bool regain_due;
+	int regain_error;
+	unsigned int guard_flips; /* changes of guarded that were not told yet */
+	bool guard_told;
+	bool release_due;
+	int release_result;
+
+	struct ibv_qp **qps; /* in_verbs keeps it from changing */
+	size_t nqps, maxqps;
+};
+
+struct helper {
+	pthread_t thread;
+	bool started; /* thread is to be joined */
+	bool ended;
+};
+
+struct daxlease_ctx {
+	pid_t pid; /* constant from here */
+	enum daxlease_mode mode;
+	enum daxlease_kind kind;
+	int signo;
+	struct lease_notice notice;
+	int maps_fd;	   /* /proc/self/maps */
+	int break_time_fd; /* /proc/sys/fs/lease-break-time, or -1 */
+	int event_fd;	   /* LOOP, SIGNAL: there is something to dispatch */
+	int timer_fd;	   /* SIGNAL: at next_due_ns */
+	int poll_fd;	   /* SIGNAL: epoll over both */
+	uint64_t page_size; /* to here */
+
+	struct log log;		 /* has its own lock */
+	atomic_bool scan_wanted; /* no lock: set in a signal handler */
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* anything below changed; CLOCK_MONOTONIC */
+
+	LIST_HEAD(, lease) buckets[LEASE_BUCKETS]; /* by file */
+	TAILQ_HEAD(, lease) leases;
+	TAILQ_HEAD(, lease) work; /* to be looked at */
+	struct lease **by_fd;	  /* fds long */
+	size_t nfds;
+	unsigned int breaking;	  /* leases that are */
+	bool user_due;		  /* some lease->user_due */
+	bool event_set;		  /* event_fd was written since the last dispatch */
+	uint64_t next_due_ns;	  /* no later than any lease->due_ns */
+	uint64_t timer_ns;	  /* what timer_fd is armed for */
+	struct daxlease_stats stats;
+
+	/* Threads; see watch.c */
+	pthread_t watch;
+	pid_t watch_tid;
+	bool watch_waiting;	  /* in sigtimedwait(), until watch_due_ns */
+	bool watch_woken;	  /* and on its way out of it */
+	uint64_t watch_due_ns;
+	uint64_t watch_busy_ns;	  /* since when it is not */
+	bool stop;
+	unsigned int users;	  /* threads of ours that run a callback */
+	unsigned int nhelpers;	  /* running */
+	struct helper helpers[MAX_HELPERS];
+};
+
+/* Locks; unlocking hands out the log lines that were added meanwhile. */
+static inline void ctx_lock(struct daxlease_ctx *ctx)
+{
+	pthread_mutex_lock(&ctx->lock);
+}
+
+static inline void ctx_unlock(struct daxlease_ctx *ctx)
+{
+	pthread_mutex_unlock(&ctx->lock);
+	log_flush(&ctx->log);
+}
+
+/* The start of each public call: -ECHILD in a child, which must not even lock. */
+int ctx_check(const struct daxlease_ctx *ctx);
+
+/* For calls that would wait for the callback they are made from: -EDEADLK. */
+int ctx_check_not_in_callback(const struct daxlease_ctx *ctx);
+
+#endif

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sys.h"
+#include "util.h"
+
+/* <linux/fcntl.h> of Linux 6.19; older headers are what most machines have. */
+#ifndef F_LINUX_SPECIFIC_BASE
+#define F_LINUX_SPECIFIC_BASE 1024
+#endif
+#ifndef F_GETDELEG
+#define F_GETDELEG (F_LINUX_SPECIFIC_BASE + 15)
+#define F_SETDELEG (F_LINUX_SPECIFIC_BASE + 16)
+struct delegation {
+	uint32_t d_flags;
+	uint16_t d_type;
+	uint16_t __pad;
+};
+#endif
+
+/* <linux/fs.h> of Linux 6.11. */
+#ifndef PROCMAP_QUERY
+struct procmap_query {
+	uint64_t size;
+	uint64_t query_flags;
+	uint64_t query_addr;
+	uint64_t vma_start;
+	uint64_t vma_end;
+	uint64_t vma_flags;
+	uint64_t vma_page_size;
+	uint64_t vma_offset;
+	uint64_t inode;
+	uint32_t dev_major;
+	uint32_t dev_minor;
+	uint32_t vma_name_size;
+	uint32_t build_id_size;
+	uint64_t vma_name_addr;
+	uint64_t build_id_addr;
+};
+#define PROCMAP_QUERY	       _IOWR('f', 17, struct procmap_query)
+#define PROCMAP_QUERY_VMA_READABLE 0x01
+#define PROCMAP_QUERY_VMA_WRITABLE 0x02
+#define PROCMAP_QUERY_VMA_SHARED   0x08
+#endif
+
+#ifndef STATX_ATTR_DAX
+#define STATX_ATTR_DAX 0x00200000
+#endif
+
+/* Enough for the callbacks; the rest is never touched. */
+#define THREAD_STACK (256 * 1024)
+
+static int result(int ret)
+{
+	return ret < 0 ? -errno : ret;
+}
+
+int sys_dup(int fd)
+{
+	return result(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+}
+
+int sys_close(int fd)
+{
+	return result(close(fd));
+}
+
+int sys_access_mode(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0)
+		return -errno;
+	if (flags & O_PATH)
+		return -EBADF;
+	return flags & O_ACCMODE;
+}
+
+static int file_info(int fd, const char *path, int flags, struct sys_file *ret_file)
+{
+	struct statx stx;
+
+	if (statx(fd, path, flags, STATX_BASIC_STATS, &stx) < 0)
+		return -errno;
+	ret_file->dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+	ret_file->ino = stx.stx_ino;
+	ret_file->mode = stx.stx_mode;
+	ret_file->size = stx.stx_size;
+	ret_file->dax = stx.stx_attributes_mask & stx.stx_attributes & STATX_ATTR_DAX;
+	return 0;
+}
+
+int sys_file_info(int fd, struct sys_file *ret_file)
+{
+	return file_info(fd, "", AT_EMPTY_PATH, ret_file);
+}
+
+int sys_path_info(const char *path, struct sys_file *ret_file)
+{
+	return file_info(AT_FDCWD, path, AT_NO_AUTOMOUNT, ret_file);
+}
+
+int sys_file_size(int fd, uint64_t *ret_size)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	*ret_size = (uint64_t)st.st_size;
+	return 0;
+}
+
+int sys_eventfd(void)
+{
+	return result(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+int sys_event_set(int fd)
+{
+	const uint64_t one = 1;
+
+	/* Fails only when the counter is full, and then the descriptor is readable. */
+	return write(fd, &one, sizeof(one)) < 0 && errno != EAGAIN ? -errno : 0;
+}
+
+int sys_event_clear(int fd)
+{
+	uint64_t count;
+
+	return read(fd, &count, sizeof(count)) < 0 && errno != EAGAIN ? -errno : 0;
+}
+
+int sys_timerfd(void)
+{
+	return result(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+}
+
+int sys_timer_arm(int fd, uint64_t at_ns)
+{
+	struct itimerspec its = { 0 };
+
+	if (at_ns != NEVER) {
+		its.it_value.tv_sec = (time_t)(at_ns / NSEC_PER_SEC);
+		its.it_value.tv_nsec = (long)(at_ns % NSEC_PER_SEC);
+		if (!at_ns)
+			its.it_value.tv_nsec = 1; /* all zero would disarm */
+	}
+	return result(timerfd_settime(fd, TFD_TIMER_ABSTIME, &its, NULL));
+}
+
+int sys_epoll(const int *fds, size_t nfds)
+{
+	int ep = epoll_create1(EPOLL_CLOEXEC);
+
+	if (ep < 0)
+		return -errno;
+	for (size_t i = 0; i < nfds; i++) {
+		struct epoll_event ev = { .events = EPOLLIN, .data.fd = fds[i] };
+
+		if (epoll_ctl(ep, EPOLL_CTL_ADD, fds[i], &ev) < 0) {
+			int err = -errno;
+
+			close(ep);
+			return err;
+		}
+	}
+	return ep;
+}
+
+int sys_set_owner(int fd, struct sys_owner owner)
+{
+	struct f_owner_ex ex = { .type = owner.type, .pid = owner.id };
+
+	return result(fcntl(fd, F_SETOWN_EX, &ex));
+}
+
+int sys_set_signal(int fd, int signo)
+{
+	return result(fcntl(fd, F_SETSIG, signo));
+}
+
+int sys_set_lease(int fd, int type)
+{
+	return result(fcntl(fd, F_SETLEASE, type));
+}
+
+int sys_get_lease(int fd)
+{
+	return result(fcntl(fd, F_GETLEASE));
+}
+
+int sys_set_deleg(int fd, int type)
+{
+	struct delegation deleg = { .d_type = (uint16_t)type };
+
+	return result(fcntl(fd, F_SETDELEG, &deleg));
+}
+
+int sys_get_deleg(int fd)
+{
+	struct delegation deleg = { 0 };
+
+	if (fcntl(fd, F_GETDELEG, &deleg) < 0)
+		return -errno;
+	return deleg.d_type;
+}
+
+static int read_int(int fd)
+{
+	char buf[16];
+	ssize_t n = pread(fd, buf, sizeof(buf) - 1, 0);
+
+	if (n < 0)
+		return -errno;
+	buf[n] = '\0';
+	return atoi(buf);
+}
+
+int sys_open_break_time(void)
+{
+	return result(open("/proc/sys/fs/lease-break-time", O_RDONLY | O_CLOEXEC));
+}
+
+int sys_read_break_time(int fd)
+{
+	return read_int(fd);
+}
+
+int sys_leases_enabled(void)
+{
+	int fd = open("/proc/sys/fs/leases-enable", O_RDONLY | O_CLOEXEC);
+	int ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = read_int(fd);
+	close(fd);
+	return ret;
+}
+
+int sys_open_maps(void)
+{
+	return result(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
+}
+
+int sys_query_vma(int maps_fd, uintptr_t addr, struct sys_vma *ret_vma)
+{
+	struct sys_vma vma = { 0 };
+	struct procmap_query q = {
+		.size = sizeof(q),
+		.query_addr = addr,
+		.vma_name_addr = (uintptr_t)vma.name,
+		.vma_name_size = sizeof(vma.name),
+	};
+
+	if (ioctl(maps_fd, PROCMAP_QUERY, &q) < 0) {
+		if (errno == ENOENT)
+			return -ENOENT;
+		/* Unknown before Linux 6.11; ENAMETOOLONG for a long path. */
+		return sys_parse_vma(addr, ret_vma);
+	}
+	vma.start = q.vma_start;
+	vma.end = q.vma_end;
+	vma.offset = q.vma_offset;
+	vma.dev = makedev(q.dev_major, q.dev_minor);
+	vma.ino = q.inode;
+	vma.readable = q.vma_flags & PROCMAP_QUERY_VMA_READABLE;
+	vma.writable = q.vma_flags & PROCMAP_QUERY_VMA_WRITABLE;
+	vma.shared = q.vma_flags & PROCMAP_QUERY_VMA_SHARED;
+	*ret_vma = vma;
+	return 0;
+}
+
+/* A line of proc_pid_maps(5). */
+static bool parse_vma_line(const char *line, struct sys_vma *ret_vma)
+{
+	unsigned int maj, min;
+	char perms[5];
+	int path = 0;
+
+	if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %x:%x %ju %n", &ret_vma->start,
+		   &ret_vma->end, perms, &ret_vma->offset, &maj, &min,
+		   (uintmax_t *)&ret_vma->ino, &path) < 7)
+		return false;
+	ret_vma->dev = makedev(maj, min);
+	ret_vma->readable = perms[0] == 'r';
+	ret_vma->writable = perms[1] == 'w';
+	ret_vma->shared = perms[3] == 's';
+	snprintf(ret_vma->name, sizeof(ret_vma->name), "%.*s", (int)strcspn(line + path, "\n"),
+		 line + path);
+	return true;
+}
+
+int sys_parse_vma(uintptr_t addr, struct sys_vma *ret_vma)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	char *line = NULL;
+	size_t size = 0;
+	int ret = -ENOENT;
+
+	if (!maps)
+		return -errno;
+	while (ret == -ENOENT && getline(&line, &size, maps) > 0) {
+		struct sys_vma vma = { 0 };
+
+		if (parse_vma_line(line, &vma) && addr >= vma.start && addr < vma.end) {
+			*ret_vma = vma;
+			ret = 0;
+		}
+	}
+	free(line);
+	fclose(maps);
+	return ret;
+}
+
+uint64_t sys_memlock_limit(void)
+{
+	struct rlimit lim;
+
+	if (getrlimit(RLIMIT_MEMLOCK, &lim) < 0 || lim.rlim_cur == RLIM_INFINITY)
+		return UINT64_MAX;
+	return lim.rlim_cur;
+}
+
+static struct timespec timespec_of(uint64_t ns)
+{
+	return (struct timespec){ .tv_sec = (time_t)(ns / NSEC_PER_SEC),
+				  .tv_nsec = (long)(ns % NSEC_PER_SEC) };
+}
+
+uint64_t sys_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
+}
+
+pid_t sys_getpid(void)
+{
+	return getpid();
+}
+
+pid_t sys_gettid(void)
+{
+	return (pid_t)syscall(SYS_gettid);
+}
+
+int sys_thread_create(pthread_t *ret_thread, void *(*fn)(void *), void *arg)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	int err;
+
+	err = pthread_attr_init(&attr);
+	if (err)
+		return -err;
+	pthread_attr_setstacksize(&attr, THREAD_STACK);
+	/* The thread inherits the mask: the program's handlers never run there. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = pthread_create(ret_thread, &attr, fn, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	return -err;
+}
+
+int sys_tgkill(pid_t tid, int signo)
+{
+	return result((int)syscall(SYS_tgkill, getpid(), tid, signo));
+}
+
+int sys_wait_signal(const sigset_t *set, uint64_t at_ns, siginfo_t *ret_info)
+{
+	struct timespec ts, *timeout = NULL;
+
+	if (at_ns != NEVER) {
+		uint64_t now = sys_now_ns();
+
+		ts = timespec_of(at_ns > now ? at_ns - now : 0);
+		timeout = &ts;
+	}
+	return result(sigtimedwait(set, ret_info, timeout));
+}
+
+void *sys_calloc(size_t n, size_t size)
+{
+	return calloc(n, size);
+}
+
+void *sys_realloc(void *p, size_t size)
+{
+	return realloc(p, size);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The only module that calls the kernel. Everything here returns 0 or a result
+ * on success and -errno on failure, and keeps no state, so that tests can put a
+ * failure in front of each single call.
+ */
+#ifndef DAXLEASE_SYS_H
+#define DAXLEASE_SYS_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct sys_file {
+	dev_t dev;
+	ino_t ino;
+	mode_t mode;
+	uint64_t size;
+	bool dax; /* statx STATX_ATTR_DAX: mappings go to the medium itself */
+};
+
+/* One mapping of this process; see PROCMAP_QUERY in <linux/fs.h>. */
+struct sys_vma {
+	uintptr_t start, end;
+	uint64_t offset; /* in the file, of start */
+	dev_t dev;
+	ino_t ino; /* 0: no file */
+	bool readable, writable, shared;
+	char name[256]; /* path as far as it fits, or empty */
+};
+
+struct sys_owner {
+	int type; /* F_OWNER_* */
+	pid_t id;
+};
+
+/* Files and descriptors. All that are made are close-on-exec. */
+int sys_dup(int fd);
+int sys_close(int fd);
+int sys_access_mode(int fd); /* O_RDONLY, O_WRONLY, O_RDWR; -EBADF for O_PATH too */
+int sys_file_info(int fd, struct sys_file *ret_file);
+int sys_path_info(const char *path, struct sys_file *ret_file); /* does not open it */
+int sys_file_size(int fd, uint64_t *ret_size);
+int sys_eventfd(void);
+int sys_event_set(int eventfd); /* async-signal-safe */
+int sys_event_clear(int eventfd);
+int sys_timerfd(void);
+int sys_timer_arm(int timerfd, uint64_t at_ns); /* CLOCK_MONOTONIC; NEVER disarms */
+int sys_epoll(const int *fds, size_t nfds);
+
+/* Leases and delegations; types are F_RDLCK, F_WRLCK, F_UNLCK. */
+int sys_set_owner(int fd, struct sys_owner owner);
+int sys_set_signal(int fd, int signo);
+int sys_set_lease(int fd, int type);
+int sys_get_lease(int fd);
+int sys_set_deleg(int fd, int type);
+int sys_get_deleg(int fd);
+
+/* /proc. The descriptors are opened once; reading them opens nothing. */
+int sys_open_break_time(void);
+int sys_read_break_time(int fd); /* seconds */
+int sys_leases_enabled(void);
+int sys_open_maps(void);
+/* The mapping that covers addr. -ENOENT: none does. */
+int sys_query_vma(int maps_fd, uintptr_t addr, struct sys_vma *ret_vma);
+/* The same by reading the text; what sys_query_vma() does on Linux < 6.11. */
+int sys_parse_vma(uintptr_t addr, struct sys_vma *ret_vma);
+
+/* Limits: bytes that may be locked, UINT64_MAX = no limit. */
+uint64_t sys_memlock_limit(void);
+
+/* Threads, signals and time. */
+uint64_t sys_now_ns(void); /* CLOCK_MONOTONIC */
+pid_t sys_getpid(void);
+pid_t sys_gettid(void);
+int sys_thread_create(pthread_t *ret_thread, void *(*fn)(void *), void *arg);
+int sys_tgkill(pid_t tid, int signo); /* of this process */
+/* Waits until at_ns; -EAGAIN: nothing came. */
+int sys_wait_signal(const sigset_t *set, uint64_t at_ns, siginfo_t *ret_info);
+
+/* Memory, here so that running out of it can be tried as well. */
+void *sys_calloc(size_t n, size_t size);
+void *sys_realloc(void *p, size_t size);
+
+#endif
