@@ -11,6 +11,8 @@
 #define BREAK_TIME_UNKNOWN 45 /* seconds: the kernel's default */
 #define BACKOFF_FIRST_MS   1
 #define BACKOFF_MAX_MS	   1000
+#define PATIENCE_MAX_MS	   128
+#define SETTLED_NS	   NSEC_PER_SEC
 #define GIVE_BACK_TRIES	   3
 
 #define FILE_FMT     "fd %d (inode %ju): "
@@ -516,11 +518,20 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 	return err;
 }
 
-/* The first attempt to have it again is made soon, but not before the others ran. */
+/*
+ * The first attempt to have it again is made soon, but leaves the others time to
+ * run: chmod(2) and its kin break a delegation, and look again whether there is one
+ * after they were woken. Whoever is broken right after taking it waits longer.
+ */
 static void plan_retake(struct lease *l)
 {
-	l->backoff_ms = 0;
-	l->retry_at_ns = back_off(&l->backoff_ms, sys_now_ns());
+	uint64_t now = sys_now_ns();
+
+	l->patience_ms = now - l->taken_ns < SETTLED_NS ? l->patience_ms * 2 : BACKOFF_FIRST_MS;
+	if (l->patience_ms > PATIENCE_MAX_MS)
+		l->patience_ms = PATIENCE_MAX_MS;
+	l->backoff_ms = l->patience_ms;
+	l->retry_at_ns = now + l->patience_ms * NSEC_PER_MSEC;
 }
 
 static void end_region_break(struct lease *l, struct daxlease_mr *mr, int lost)
@@ -677,6 +688,7 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
 		return err;
 	}
 	l->held = true;
+	l->taken_ns = sys_now_ns();
 	ctx->stats.leases++;
 	log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "leased again", FILE_ARGS(l));
 	if (l->lent)
@@ -731,25 +743,35 @@ static bool step_regions(struct run *run, struct lease *l)
 	return false;
 }
 
-/* When time alone will make something due. */
-static uint64_t lease_due(const struct lease *l, uint64_t now)
+/* When time alone makes something due: what the steps above wait for. */
+static uint64_t region_due(const struct lease *l, const struct daxlease_mr *mr)
+{
+	if (mr->in_verbs)
+		return NEVER;
+	switch (mr->state) {
+	case DAXLEASE_STATE_DRAINING:
+		return mr->deadline_ns;
+	case DAXLEASE_STATE_DEREGISTERING:
+		return mr->retry_at_ns;
+	case DAXLEASE_STATE_RELEASED:
+		return l->held && !l->breaking && can_regain(mr) && !mr->past_end ?
+			       mr->retry_at_ns :
+			       NEVER;
+	default:
+		return NEVER;
+	}
+}
+
+static uint64_t lease_due(const struct lease *l)
 {
 	struct daxlease_mr *mr;
 	uint64_t due = NEVER;
 
-	if ((l->breaking || !l->held) && l->retry_at_ns > now && !l->recalled &&
-	    (l->breaking || l->lent || any_can_regain(l)))
+	if (l->breaking ? !any_registered(l) :
+			  !l->held && !l->recalled && (l->lent || any_can_regain(l)))
 		due = l->retry_at_ns;
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		uint64_t at = mr->state == DAXLEASE_STATE_DRAINING ? mr->deadline_ns :
-			      mr->state == DAXLEASE_STATE_DEREGISTERING ||
-					      (l->held && can_regain(mr)) ?
-								     mr->retry_at_ns :
-								     0;
-
-		if (at > now)
-			due = min_u64(due, at);
-	}
+	TAILQ_FOREACH(mr, &l->regions, link)
+		due = min_u64(due, region_due(l, mr));
 	return due;
 }
 
@@ -761,7 +783,7 @@ static void step(struct run *run, struct lease *l)
 		while (step_regions(run, l))
 			;
 	} while (step_lease(run->ctx, l) || l->noticed);
-	set_due(run->ctx, l, lease_due(l, sys_now_ns()));
+	set_due(run->ctx, l, lease_due(l));
 }
 
 unsigned int brk_run(struct daxlease_ctx *ctx, const struct brk_runner *runner)

@@ -52,7 +52,9 @@ struct lease {
 	uint64_t budget_cap_ns;	     /* longest drain that the kernel's deadline allows */
 	uint64_t due_ns;	     /* when to look again though nothing happened */
 	uint64_t retry_at_ns;	     /* not before: taking it again */
+	uint64_t taken_ns;	     /* when it was taken last, after a break */
 	uint32_t backoff_ms;
+	uint32_t patience_ms; /* before the first attempt to take it again */
 };
 
 /* A region: a share in a lease (or none), and a pin: the memory region. */
