@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+"""One set of names everywhere: header, symbol map, library and manual pages.
+
+usage: check_symbols.py HEADER MAP LIBRARY MAN-FOLDER
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+
+def header_symbols(path):
+    """Functions declared with DAXLEASE_API; the parameters begin at the '('."""
+    text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.S)
+    text = re.sub(r"^\s*#.*(?:\\\n.*)*$", "", text, flags=re.M)
+    return set(re.findall(r"DAXLEASE_API[^;(]*?(\w+)\s*\(", text))
+
+
+def map_symbols(path):
+    return set(re.findall(r"^\t(daxlease_\w+);$", path.read_text(), flags=re.M))
+
+
+def library_symbols(path):
+    """What the shared library really exports, version nodes aside."""
+    out = subprocess.run(["nm", "-D", "--defined-only", path], check=True,
+                         capture_output=True, text=True).stdout
+    names = {line.split()[-1].split("@")[0] for line in out.splitlines() if line}
+    return {name for name in names if not name.startswith("DAXLEASE_")}
+
+
+def page_symbols(folder):
+    """Names of section 3 that have a file, a real page or a link to one."""
+    names = set()
+    for page in folder.glob("daxlease_*.3"):
+        text = page.read_text()
+        link = re.match(r"\.so man3/(\S+)$", text.strip().splitlines()[-1])
+        target = folder / link.group(1) if link else page
+        if not target.exists():
+            sys.exit(f"{page}: links to {target}, which is not there")
+        # A page documents its own name in its NAME section, links or not.
+        if re.search(rf"\b{page.stem}\b", target.read_text().split(".SH SYNOPSIS")[0]):
+            names.add(page.stem)
+        elif link:
+            sys.exit(f"{page}: {target.name} does not name it")
+    return names
+
+
+def documented_members(header, folder):
+    """Public constants and struct members appear somewhere in the pages."""
+    text = header.read_text()
+    code = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    pages = "\n".join(p.read_text() for p in folder.glob("daxlease*.[37]"))
+    pages = pages.replace("\\", "")
+    names = set(re.findall(r"\b(DAXLEASE_(?:MR|UNSEEN|STATE|MODE|KIND|CAUSE|LOG|PENDING)\w*)\b", code))
+    for body in re.findall(r"^struct daxlease_\w+ \{(.*?)^\}", code, flags=re.S | re.M):
+        names |= set(re.findall(r"(\w+)(?:\[\w+\])?;", body))
+    names.discard("DAXLEASE_MUST_CHECK")
+    return {name for name in names if not re.search(rf"\b{name}\b", pages)}
+
+
+def main():
+    header, symbol_map, library, folder = (pathlib.Path(a) for a in sys.argv[1:])
+    wanted = header_symbols(header)
+    if len(wanted) < 10:
+        sys.exit(f"{header}: only {len(wanted)} functions found, the search is broken")
+    failed = False
+    for what, names in (
+        ("map", map_symbols(symbol_map)),
+        ("library", library_symbols(library)),
+        # daxlease_break(3) is named after its subject.
+        ("manual pages", page_symbols(folder) - {"daxlease_break"}),
+    ):
+        for name in sorted(wanted - names):
+            print(f"{name}: in the header, not in the {what}")
+            failed = True
+        for name in sorted(names - wanted):
+            print(f"{name}: in the {what}, not in the header")
+            failed = True
+    for name in sorted(documented_members(header, folder)):
+        print(f"{name}: in the header, in no manual page")
+        failed = True
+    if not failed:
+        print(f"{len(wanted)} functions: header, map, library and manual pages agree")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+#
+# usage: run.sh SOURCE-FOLDER
+# What others get: installs into a folder, builds a second project against that
+# with pkg-config (shared and static), and a third one that has this one as a Meson
+# subproject; runs each.
+set -euo pipefail
+
+top=$(cd "$1" && pwd -P)
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+prefix=$dir/prefix
+
+quietly() {
+	"$@" >"$dir/log" 2>&1 || { cat "$dir/log"; echo "failed: $*"; exit 1; }
+}
+
+quietly meson setup "$dir/build" "$top" --prefix "$prefix" --libdir lib -Dexamples=true
+quietly meson install -C "$dir/build"
+
+for file in include/daxlease/daxlease.h include/daxlease/version.h lib/libdaxlease.so \
+	lib/libdaxlease.a lib/pkgconfig/libdaxlease.pc share/man/man7/daxlease.7 \
+	share/man/man3/daxlease_reg_mr.3; do
+	[[ -e $prefix/$file ]] || { echo "not installed: $file"; exit 1; }
+done
+
+cat >"$dir/user.c" <<'END'
+#include <daxlease/daxlease.h>
+#include <stdio.h>
+#include <string.h>
+
+int main(void)
+{
+	struct daxlease_ctx *ctx;
+	int err = daxlease_ctx_new(NULL, &ctx);
+
+	if (!err)
+		err = daxlease_ctx_free(ctx);
+	printf("libdaxlease %s, header %s: %s\n", daxlease_version(), DAXLEASE_VERSION_STRING,
+	       strerror(-err));
+	return err || strcmp(daxlease_version(), DAXLEASE_VERSION_STRING);
+}
+END
+
+export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
+# shellcheck disable=SC2046 # words are meant
+cc -Wall -Werror $(pkg-config --cflags libdaxlease) "$dir/user.c" -o "$dir/shared" \
+	$(pkg-config --libs libdaxlease)
+LD_LIBRARY_PATH=$prefix/lib "$dir/shared"
+readelf -d "$dir/shared" | grep -q 'NEEDED.*libdaxlease\.so\.0' || { echo "not linked to it"; exit 1; }
+# The static library of ours, the shared ones of everybody else.
+# shellcheck disable=SC2046
+cc $(pkg-config --cflags libdaxlease) "$dir/user.c" -o "$dir/static" \
+	"$prefix/lib/libdaxlease.a" $(pkg-config --libs libibverbs) -pthread
+"$dir/static"
+for example in "$top"/examples/*.c; do
+	# shellcheck disable=SC2046
+	cc -Wall -Werror $(pkg-config --cflags libdaxlease libibverbs) "$example" \
+		-o "$dir/example" $(pkg-config --libs libdaxlease libibverbs) -pthread
+done
+
+mkdir -p "$dir/third/subprojects"
+ln -s "$top" "$dir/third/subprojects/libdaxlease"
+cp "$dir/user.c" "$dir/third/"
+cat >"$dir/third/meson.build" <<'END'
+project('third', 'c')
+daxlease_dep = dependency('libdaxlease', fallback: ['libdaxlease', 'daxlease_dep'])
+test('user', executable('user', 'user.c', dependencies: daxlease_dep))
+END
+unset PKG_CONFIG_PATH
+quietly meson setup "$dir/third/build" "$dir/third" --wrap-mode=forcefallback
+quietly meson test -C "$dir/third/build" user
+echo "installed, used through pkg-config (shared, static) and as a subproject"
