@@ -7,15 +7,15 @@
 #include "state.h"
 #include "sys.h"
 
-#define BUDGET_DEFAULT_MS  10000
+#define BUDGET_DEFAULT_MS 10000
 #define BREAK_TIME_UNKNOWN 45 /* seconds: the kernel's default */
-#define BACKOFF_FIRST_MS   1
-#define BACKOFF_MAX_MS	   1000
-#define PATIENCE_MAX_MS	   128
-#define SETTLED_NS	   NSEC_PER_SEC
-#define GIVE_BACK_TRIES	   3
+#define BACKOFF_FIRST_MS 1
+#define BACKOFF_MAX_MS 1000
+#define PATIENCE_MAX_MS 128
+#define SETTLED_NS NSEC_PER_SEC
+#define GIVE_BACK_TRIES 3
 
-#define FILE_FMT     "fd %d (inode %ju): "
+#define FILE_FMT "fd %d (inode %ju): "
 #define FILE_ARGS(l) (l)->fd, (uintmax_t)(l)->ino
 
 static __thread unsigned int callback_depth;
@@ -139,9 +139,8 @@ static void end_drain(struct daxlease_mr *mr, const char *why_fenced)
 		mr->fenced = true;
 		mr->fence_due = true;
 		mr->ctx->stats.overruns++;
-		log_add(&mr->ctx->log, DAXLEASE_LOG_WARNING,
-			FILE_FMT "region %p+%zu fenced: %s", FILE_ARGS(mr->lease), mr->addr,
-			mr->registered, why_fenced);
+		log_add(&mr->ctx->log, DAXLEASE_LOG_WARNING, FILE_FMT "region %p+%zu fenced: %s",
+			FILE_ARGS(mr->lease), mr->addr, mr->registered, why_fenced);
 	}
 	move(mr, EV_DRAINED);
 	mr->retry_at_ns = 0;
@@ -248,9 +247,8 @@ static void regained(struct daxlease_mr *mr, const struct pin *pin, size_t lengt
 	mr->regain_error = 0;
 	mr->regain_due = mr->opts.regain;
 	mr->ctx->stats.regained++;
-	log_add(&mr->ctx->log, DAXLEASE_LOG_INFO,
-		FILE_FMT "registered again %p+%zu, rkey 0x%x", FILE_ARGS(mr->lease), mr->addr,
-		length, pin->ibv_mr->rkey);
+	log_add(&mr->ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "registered again %p+%zu, rkey 0x%x",
+		FILE_ARGS(mr->lease), mr->addr, length, pin->ibv_mr->rkey);
 }
 
 /* Registers again. False: the file does not reach that far, nothing was done. */

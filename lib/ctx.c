@@ -114,8 +114,9 @@ int daxlease_ctx_new(const struct daxlease_ctx_opts *opts, struct daxlease_ctx *
 	if (err) {
 		if (known.log_fn)
 			known.log_fn(DAXLEASE_LOG_ERR,
-				     err == -E2BIG ? "context options newer than this library" :
-						     "context options: unknown mode, kind or signal",
+				     err == -E2BIG ?
+					     "context options newer than this library" :
+					     "context options: unknown mode, kind or signal",
 				     known.log_userdata);
 		return err;
 	}

@@ -11,8 +11,7 @@
  * Follows `first` to the end of the range over however many VMAs mprotect(2) and
  * madvise(2) have made of the mapping.
  */
-static int check_rest(int maps_fd, uintptr_t end, const struct sys_vma *first,
-		      bool *writable)
+static int check_rest(int maps_fd, uintptr_t end, const struct sys_vma *first, bool *writable)
 {
 	struct sys_vma vma = *first;
 
@@ -23,10 +22,9 @@ static int check_rest(int maps_fd, uintptr_t end, const struct sys_vma *first,
 
 		if (err)
 			return err == -ENOENT ? -EFAULT : err;
-		if (vma.dev != first->dev || vma.ino != first->ino ||
-		    vma.shared != first->shared ||
-		    (vma.ino && vma.offset + (at - vma.start) !=
-					first->offset + (at - first->start)))
+		if (vma.dev != first->dev || vma.ino != first->ino || vma.shared != first->shared ||
+		    (vma.ino &&
+		     vma.offset + (at - vma.start) != first->offset + (at - first->start)))
 			return -EINVAL;
 		*writable = *writable && vma.writable;
 	}
@@ -52,8 +50,7 @@ static int fd_info(int fd, struct log *log, struct sys_file *ret_file)
 	return -EINVAL;
 }
 
-static int check_fd(int fd, const struct sys_file *file, const struct sys_vma *vma,
-		    struct log *log)
+static int check_fd(int fd, const struct sys_file *file, const struct sys_vma *vma, struct log *log)
 {
 	if (vma->ino == file->ino && vma->dev == file->dev)
 		return 0;
@@ -113,7 +110,8 @@ int dax_inspect(int maps_fd, int fd, const void *addr, size_t length, struct log
 	range.offset = vma.offset + (start - vma.start);
 	err = check_rest(maps_fd, start + length, &vma, &range.writable);
 	if (err == -EINVAL && range.fs_dax)
-		return range_error(addr, length, err, "reaches beyond one mapping of the file", log);
+		return range_error(addr, length, err, "reaches beyond one mapping of the file",
+				   log);
 	if (err && err != -EINVAL) /* plain memory may well span several mappings */
 		return range_error(addr, length, err, "only partly mapped", log);
 	if (range.fs_dax && !vma.shared)

@@ -139,7 +139,8 @@ static void end_lease(struct daxlease_ctx *ctx, struct lease *l)
 
 static int refuse_share(struct daxlease_ctx *ctx, const struct lease *l, int err, const char *why)
 {
-	log_add(&ctx->log, DAXLEASE_LOG_ERR, "fd %d (inode %ju): %s", l->fd, (uintmax_t)l->ino, why);
+	log_add(&ctx->log, DAXLEASE_LOG_ERR, "fd %d (inode %ju): %s", l->fd, (uintmax_t)l->ino,
+		why);
 	return err;
 }
 
@@ -237,8 +238,8 @@ static int check_room(struct daxlease_mr *mr)
 
 	if (!err && room < mr->length) {
 		log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
-			"range %p+%zu reaches beyond the end of the file: extend it first", mr->addr,
-			mr->length);
+			"range %p+%zu reaches beyond the end of the file: extend it first",
+			mr->addr, mr->length);
 		err = -EINVAL;
 	}
 	return err;

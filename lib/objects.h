@@ -23,7 +23,7 @@
 #include "log.h"
 
 #define LEASE_BUCKETS 256
-#define MAX_HELPERS   8
+#define MAX_HELPERS 8
 
 /* One leased file of a context, shared by all its regions of that file. */
 struct lease {
@@ -38,15 +38,15 @@ struct lease {
 	int type; /* F_RDLCK, F_WRLCK */
 
 	bool held;
-	bool noticed;	/* a signal came that nobody has looked at */
-	bool breaking;	/* regions are being drained, then it is given back */
-	bool lent;	/* given back for a reader, regions still registered */
-	bool recalled;	/* by the holder, who has not asked for it back yet */
+	bool noticed;  /* a signal came that nobody has looked at */
+	bool breaking; /* regions are being drained, then it is given back */
+	bool lent;     /* given back for a reader, regions still registered */
+	bool recalled; /* by the holder, who has not asked for it back yet */
 	bool on_work;
-	bool user_due;	/* a callback is due that could not be called where it was found */
+	bool user_due; /* a callback is due that could not be called where it was found */
 	enum daxlease_cause cause; /* of the break, or of the last one */
-	int result;	 /* of the last break: 0, -ETIMEDOUT, -ESTALE */
-	int dereg_error; /* in this break, or 0 */
+	int result;		   /* of the last break: 0, -ETIMEDOUT, -ESTALE */
+	int dereg_error;	   /* in this break, or 0 */
 	uint64_t notice_ns;
 	uint64_t kernel_deadline_ns; /* 0 = none */
 	uint64_t budget_cap_ns;	     /* longest drain that the kernel's deadline allows */
@@ -75,9 +75,9 @@ struct daxlease_mr {
 	enum daxlease_state state;
 	bool on_demand;
 
-	bool in_cb;	/* a callback of this region runs, without the lock */
-	bool in_verbs;	/* a verbs call of this region runs, without the lock */
-	bool closing;	/* daxlease_dereg_mr(): no callbacks any more, no regaining */
+	bool in_cb;    /* a callback of this region runs, without the lock */
+	bool in_verbs; /* a verbs call of this region runs, without the lock */
+	bool closing;  /* daxlease_dereg_mr(): no callbacks any more, no regaining */
 
 	/* The break that it is in */
 	bool in_break;
@@ -119,11 +119,11 @@ struct daxlease_ctx {
 	enum daxlease_kind kind;
 	int signo;
 	struct lease_notice notice;
-	int maps_fd;	   /* /proc/self/maps */
-	int break_time_fd; /* /proc/sys/fs/lease-break-time, or -1 */
-	int event_fd;	   /* LOOP, SIGNAL: there is something to dispatch */
-	int timer_fd;	   /* SIGNAL: at next_due_ns */
-	int poll_fd;	   /* SIGNAL: epoll over both */
+	int maps_fd;	    /* /proc/self/maps */
+	int break_time_fd;  /* /proc/sys/fs/lease-break-time, or -1 */
+	int event_fd;	    /* LOOP, SIGNAL: there is something to dispatch */
+	int timer_fd;	    /* SIGNAL: at next_due_ns */
+	int poll_fd;	    /* SIGNAL: epoll over both */
 	uint64_t page_size; /* to here */
 
 	struct log log;		 /* has its own lock */
@@ -137,23 +137,23 @@ struct daxlease_ctx {
 	TAILQ_HEAD(, lease) work; /* to be looked at */
 	struct lease **by_fd;	  /* fds long */
 	size_t nfds;
-	unsigned int breaking;	  /* leases that are */
-	bool user_due;		  /* some lease->user_due */
-	bool event_set;		  /* event_fd was written since the last dispatch */
-	uint64_t next_due_ns;	  /* no later than any lease->due_ns */
-	uint64_t timer_ns;	  /* what timer_fd is armed for */
+	unsigned int breaking; /* leases that are */
+	bool user_due;	       /* some lease->user_due */
+	bool event_set;	       /* event_fd was written since the last dispatch */
+	uint64_t next_due_ns;  /* no later than any lease->due_ns */
+	uint64_t timer_ns;     /* what timer_fd is armed for */
 	struct daxlease_stats stats;
 
 	/* Threads; see watch.c */
 	pthread_t watch;
 	pid_t watch_tid;
-	bool watch_waiting;	  /* in sigtimedwait(), until watch_due_ns */
-	bool watch_woken;	  /* and on its way out of it */
+	bool watch_waiting; /* in sigtimedwait(), until watch_due_ns */
+	bool watch_woken;   /* and on its way out of it */
 	uint64_t watch_due_ns;
-	uint64_t watch_busy_ns;	  /* since when it is not */
+	uint64_t watch_busy_ns; /* since when it is not */
 	bool stop;
-	unsigned int users;	  /* threads of ours that run a callback */
-	unsigned int nhelpers;	  /* running */
+	unsigned int users;    /* threads of ours that run a callback */
+	unsigned int nhelpers; /* running */
 	struct helper helpers[MAX_HELPERS];
 };
 

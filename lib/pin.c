@@ -19,10 +19,11 @@ static int explain_on_demand(struct daxlease_mr *mr, int err)
 	struct verbs_odp odp = { 0 };
 
 	if (!verbs_query_odp(mr->pd->context, &odp) && !odp.supported)
-		return refuse(mr, -EOPNOTSUPP,
-			      "this lease does not allow pinning FS-DAX and the device has no "
-			      "on-demand paging: use a device that has (soft-RoCE of Linux >= 6.15, "
-			      "mlx5), or a kernel with layout leases");
+		return refuse(
+			mr, -EOPNOTSUPP,
+			"this lease does not allow pinning FS-DAX and the device has no "
+			"on-demand paging: use a device that has (soft-RoCE of Linux >= 6.15, "
+			"mlx5), or a kernel with layout leases");
 	return refuse(mr, err, "on-demand paging of FS-DAX was refused");
 }
 
@@ -31,9 +32,10 @@ static int explain_plain(struct daxlease_mr *mr, int err)
 	if (err == -ENOMEM && sys_memlock_limit() < mr->length)
 		return refuse(mr, err, "more than RLIMIT_MEMLOCK: raise it (ulimit -l)");
 	if (mr->range.page_cache && (err == -EFAULT || err == -EOPNOTSUPP))
-		return refuse(mr, -EOPNOTSUPP,
-			      "a file mapping in the page cache, which Linux >= 6.5 does not pin: put "
-			      "the file on FS-DAX (mount -o dax), tmpfs or hugetlbfs");
+		return refuse(
+			mr, -EOPNOTSUPP,
+			"a file mapping in the page cache, which Linux >= 6.5 does not pin: put "
+			"the file on FS-DAX (mount -o dax), tmpfs or hugetlbfs");
 	return refuse(mr, err, "plain memory, passed on as it is");
 }
 

@@ -14,19 +14,16 @@
 #include "verbs.h"
 
 static const char *const kind_names[] = {
-	[DAXLEASE_KIND_AUTO] = "auto",		   [DAXLEASE_KIND_NONE] = "none",
-	[DAXLEASE_KIND_LAYOUT] = "layout",	   [DAXLEASE_KIND_LAYOUT_RFC] = "layout-rfc",
-	[DAXLEASE_KIND_GUARD] = "guard",	   [DAXLEASE_KIND_DELEG] = "deleg",
+	[DAXLEASE_KIND_AUTO] = "auto",	   [DAXLEASE_KIND_NONE] = "none",
+	[DAXLEASE_KIND_LAYOUT] = "layout", [DAXLEASE_KIND_LAYOUT_RFC] = "layout-rfc",
+	[DAXLEASE_KIND_GUARD] = "guard",   [DAXLEASE_KIND_DELEG] = "deleg",
 	[DAXLEASE_KIND_LEASE] = "lease",
 };
 
 static const char *const state_names[] = {
-	[DAXLEASE_STATE_ACTIVE] = "active",
-	[DAXLEASE_STATE_UNGUARDED] = "unguarded",
-	[DAXLEASE_STATE_DRAINING] = "draining",
-	[DAXLEASE_STATE_DEREGISTERING] = "deregistering",
-	[DAXLEASE_STATE_RELEASED] = "released",
-	[DAXLEASE_STATE_REGAINING] = "regaining",
+	[DAXLEASE_STATE_ACTIVE] = "active",	[DAXLEASE_STATE_UNGUARDED] = "unguarded",
+	[DAXLEASE_STATE_DRAINING] = "draining", [DAXLEASE_STATE_DEREGISTERING] = "deregistering",
+	[DAXLEASE_STATE_RELEASED] = "released", [DAXLEASE_STATE_REGAINING] = "regaining",
 };
 
 static const char *name_of(const char *const *names, size_t count, unsigned int value)

@@ -12,7 +12,7 @@ enum state_event {
 	EV_DRAINED,    /* the application is done, or was fenced */
 	EV_DEREG,      /* ibv_dereg_mr() returned 0 */
 	EV_REGAIN,     /* the lease is held, ibv_reg_mr() begins */
-	EV_REG,        /* ibv_reg_mr() returned an MR */
+	EV_REG,	       /* ibv_reg_mr() returned an MR */
 	EV_REG_FAILED, /* or did not */
 	EV_COUNT
 };

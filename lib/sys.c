@@ -53,10 +53,10 @@ struct procmap_query {
 	uint64_t vma_name_addr;
 	uint64_t build_id_addr;
 };
-#define PROCMAP_QUERY	       _IOWR('f', 17, struct procmap_query)
+#define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
 #define PROCMAP_QUERY_VMA_READABLE 0x01
 #define PROCMAP_QUERY_VMA_WRITABLE 0x02
-#define PROCMAP_QUERY_VMA_SHARED   0x08
+#define PROCMAP_QUERY_VMA_SHARED 0x08
 #endif
 
 #ifndef STATX_ATTR_DAX
@@ -295,8 +295,8 @@ static bool parse_vma_line(const char *line, struct sys_vma *ret_vma)
 	int path = 0;
 
 	if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %x:%x %ju %n", &ret_vma->start,
-		   &ret_vma->end, perms, &ret_vma->offset, &maj, &min,
-		   (uintmax_t *)&ret_vma->ino, &path) < 7)
+		   &ret_vma->end, perms, &ret_vma->offset, &maj, &min, (uintmax_t *)&ret_vma->ino,
+		   &path) < 7)
 		return false;
 	ret_vma->dev = makedev(maj, min);
 	ret_vma->readable = perms[0] == 'r';

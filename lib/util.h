@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NSEC_PER_SEC  1000000000ull
+#define NSEC_PER_SEC 1000000000ull
 #define NSEC_PER_MSEC 1000000ull
 
 #define NEVER UINT64_MAX /* a point in time that does not come */

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #include <errno.h>
 
-
 #include "verbs.h"
 
 /* The largest piece that one struct ibv_sge can name. */
@@ -13,8 +12,7 @@ static int errno_or_eio(void)
 	return errno ? -errno : -EIO;
 }
 
-int verbs_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int access,
-		 struct ibv_mr **ret_mr)
+int verbs_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int access, struct ibv_mr **ret_mr)
 {
 	struct ibv_mr *mr;
 
@@ -33,8 +31,8 @@ int verbs_dereg_mr(struct ibv_mr *mr)
 
 int verbs_prefetch(struct ibv_mr *mr, bool writable)
 {
-	enum ibv_advise_mr_advice advice = writable ? IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE :
-						      IBV_ADVISE_MR_ADVICE_PREFETCH;
+	enum ibv_advise_mr_advice advice =
+		writable ? IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE : IBV_ADVISE_MR_ADVICE_PREFETCH;
 	uint64_t addr = (uintptr_t)mr->addr;
 	uint64_t end = addr + mr->length;
 

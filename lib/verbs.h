@@ -18,8 +18,7 @@ struct verbs_odp {
 	bool prefetch;	  /* ibv_advise_mr() is implemented */
 };
 
-int verbs_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int access,
-		 struct ibv_mr **ret_mr);
+int verbs_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int access, struct ibv_mr **ret_mr);
 int verbs_dereg_mr(struct ibv_mr *mr);
 /* Asks the device to page in a whole on-demand MR. -EOPNOTSUPP: it cannot. */
 int verbs_prefetch(struct ibv_mr *mr, bool writable);

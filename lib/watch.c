@@ -7,10 +7,10 @@
 #include "sys.h"
 #include "watch.h"
 
-#define HELPER_TICK_NS	 (10 * NSEC_PER_MSEC)
+#define HELPER_TICK_NS (10 * NSEC_PER_MSEC)
 #define HELPER_LINGER_NS (250 * NSEC_PER_MSEC)
 /* A watch thread that does not listen for so long is assumed to be stuck. */
-#define WATCH_STUCK_NS	 (10 * NSEC_PER_MSEC)
+#define WATCH_STUCK_NS (10 * NSEC_PER_MSEC)
 
 static void *helper_main(void *arg);
 
@@ -155,7 +155,8 @@ static void *helper_main(void *arg)
 	help(ctx);
 	ctx->nhelpers--;
 	for (unsigned int i = 0; i < MAX_HELPERS; i++) {
-		if (ctx->helpers[i].started && pthread_equal(ctx->helpers[i].thread, pthread_self()))
+		if (ctx->helpers[i].started &&
+		    pthread_equal(ctx->helpers[i].thread, pthread_self()))
 			ctx->helpers[i].ended = true;
 	}
 	ctx_unlock(ctx);

@@ -92,12 +92,12 @@ enum daxlease_kind {
 
 /* Life of a region; daxlease_break(3) has the diagram. */
 enum daxlease_state {
-	DAXLEASE_STATE_ACTIVE = 0, /* registered, file leased */
-	DAXLEASE_STATE_UNGUARDED,  /* registered, lease lent to a reader */
-	DAXLEASE_STATE_DRAINING,   /* breaking; the application is asked to finish */
+	DAXLEASE_STATE_ACTIVE = 0,    /* registered, file leased */
+	DAXLEASE_STATE_UNGUARDED,     /* registered, lease lent to a reader */
+	DAXLEASE_STATE_DRAINING,      /* breaking; the application is asked to finish */
 	DAXLEASE_STATE_DEREGISTERING, /* drained or fenced; ibv_dereg_mr() under way or failing */
-	DAXLEASE_STATE_RELEASED,   /* not registered; lease given back */
-	DAXLEASE_STATE_REGAINING,  /* lease taken again, ibv_reg_mr() under way */
+	DAXLEASE_STATE_RELEASED,      /* not registered; lease given back */
+	DAXLEASE_STATE_REGAINING,     /* lease taken again, ibv_reg_mr() under way */
 };
 
 /* Who finds out about breaks, and where callbacks run. */
@@ -132,8 +132,7 @@ enum daxlease_log_level {
  * A log line, without newline. May be called from any thread, but never with a
  * lock of the library held; must not call into the library.
  */
-typedef void (*daxlease_log_fn)(enum daxlease_log_level level, const char *line,
-				void *userdata);
+typedef void (*daxlease_log_fn)(enum daxlease_log_level level, const char *line, void *userdata);
 
 /* ------------------------------------------------------------------------- */
 /* Library and strings                                   see daxlease_probe(3) */
@@ -165,7 +164,7 @@ struct daxlease_ctx_opts {
 	 * Real-time signals only, except in DAXLEASE_MODE_SIGNAL.
 	 */
 	int signo;
-	daxlease_log_fn log_fn; /* NULL: silent */
+	daxlease_log_fn log_fn;		   /* NULL: silent */
 	enum daxlease_log_level log_level; /* most verbose level passed on */
 	void *log_userdata;
 };
@@ -225,22 +224,22 @@ DAXLEASE_API int daxlease_ctx_set_log(struct daxlease_ctx *ctx, daxlease_log_fn 
 				      enum daxlease_log_level level, void *userdata);
 
 struct daxlease_stats {
-	size_t size;		  /* set by the caller */
-	uint64_t regions;	  /* existing now */
-	uint64_t leases;	  /* files leased now */
-	uint64_t breaks;	  /* files of which a lease was broken by others */
-	uint64_t reader_breaks;	  /* of these: lent to a reader, registration kept */
-	uint64_t recalls;	  /* daxlease_mr_recall() */
-	uint64_t released;	  /* regions released in time, drained */
-	uint64_t overruns;	  /* regions fenced because the drain budget passed */
-	uint64_t lost;		  /* leases that the kernel took at its deadline */
-	uint64_t regained;	  /* regions registered again */
-	uint64_t lease_retries;	  /* leases asked for again in vain */
-	uint64_t dereg_failures;  /* ibv_dereg_mr() calls that failed during a break; they
+	size_t size;		   /* set by the caller */
+	uint64_t regions;	   /* existing now */
+	uint64_t leases;	   /* files leased now */
+	uint64_t breaks;	   /* files of which a lease was broken by others */
+	uint64_t reader_breaks;	   /* of these: lent to a reader, registration kept */
+	uint64_t recalls;	   /* daxlease_mr_recall() */
+	uint64_t released;	   /* regions released in time, drained */
+	uint64_t overruns;	   /* regions fenced because the drain budget passed */
+	uint64_t lost;		   /* leases that the kernel took at its deadline */
+	uint64_t regained;	   /* regions registered again */
+	uint64_t lease_retries;	   /* leases asked for again in vain */
+	uint64_t dereg_failures;   /* ibv_dereg_mr() calls that failed during a break; they
 				   * are made again, 1 ms to 1 s later */
-	uint64_t signals;	  /* signals seen */
+	uint64_t signals;	   /* signals seen */
 	uint64_t signal_overflows; /* bare SIGIOs, after which every lease was asked */
-	uint64_t drain_max_ns;	  /* longest time from notice to deregistered */
+	uint64_t drain_max_ns;	   /* longest time from notice to deregistered */
 };
 
 /*
@@ -248,8 +247,7 @@ struct daxlease_stats {
  *
  * -EINVAL: size too small to hold itself. -ECHILD. Since 0.1.
  */
-DAXLEASE_API int daxlease_ctx_get_stats(struct daxlease_ctx *ctx,
-					struct daxlease_stats *ret_stats);
+DAXLEASE_API int daxlease_ctx_get_stats(struct daxlease_ctx *ctx, struct daxlease_stats *ret_stats);
 
 /* ------------------------------------------------------------------------- */
 /* Breaks: what the callbacks are told                   see daxlease_break(3) */
@@ -311,8 +309,8 @@ typedef int (*daxlease_drain_fn)(struct daxlease_mr *mr, const struct daxlease_b
 typedef void (*daxlease_release_fn)(struct daxlease_mr *mr, int result, void *userdata);
 
 struct daxlease_regain {
-	size_t size; /* set by the library */
-	int error;   /* 0, or why it is given up (-errno); then the rest is 0 */
+	size_t size;	       /* set by the library */
+	int error;	       /* 0, or why it is given up (-errno); then the rest is 0 */
 	struct ibv_mr *ibv_mr; /* as of daxlease_mr_get_ibv_mr() */
 	uint32_t lkey;
 	uint32_t rkey;
@@ -349,8 +347,8 @@ typedef void (*daxlease_guard_fn)(struct daxlease_mr *mr, bool guarded, void *us
 #define DAXLEASE_MR_EXCLUSIVE (1u << 2)
 
 struct daxlease_mr_opts {
-	size_t size; /* sizeof(struct daxlease_mr_opts) */
-	unsigned int flags; /* DAXLEASE_MR_* */
+	size_t size;		 /* sizeof(struct daxlease_mr_opts) */
+	unsigned int flags;	 /* DAXLEASE_MR_* */
 	enum daxlease_kind kind; /* AUTO: as the context has it */
 	/*
 	 * Time for the drain callback and daxlease_mr_drained(), in milliseconds.
@@ -400,9 +398,10 @@ struct daxlease_mr_opts {
  *
  * With *ret_mr written first, callbacks may come before this call has returned.
  */
-DAXLEASE_API DAXLEASE_MUST_CHECK int
-daxlease_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void *addr, size_t length,
-		int access, const struct daxlease_mr_opts *opts, struct daxlease_mr **ret_mr);
+DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd,
+						     int fd, void *addr, size_t length, int access,
+						     const struct daxlease_mr_opts *opts,
+						     struct daxlease_mr **ret_mr);
 
 /*
  * Deregisters, gives the lease back if this was the file's last region, and frees
@@ -510,7 +509,7 @@ DAXLEASE_API int daxlease_mr_regain(struct daxlease_mr *mr);
 /* Changes by others that a lease kind does not notice; see daxlease(7). */
 #define DAXLEASE_UNSEEN_FTRUNCATE (1u << 0) /* through a shared description */
 #define DAXLEASE_UNSEEN_FALLOCATE (1u << 1) /* likewise */
-#define DAXLEASE_UNSEEN_WRITE	  (1u << 2) /* likewise */
+#define DAXLEASE_UNSEEN_WRITE (1u << 2)	    /* likewise */
 #define DAXLEASE_UNSEEN_NAMESPACE (1u << 3) /* unlink, rename, link, chmod */
 
 #define DAXLEASE_KIND_MAX 16 /* room in struct daxlease_caps */
@@ -523,17 +522,17 @@ struct daxlease_kind_caps {
 };
 
 struct daxlease_caps {
-	size_t size;		  /* set by the caller */
-	bool fs_dax;		  /* file is on FS-DAX (statx STATX_ATTR_DAX) */
-	bool leases_enabled;	  /* /proc/sys/fs/leases-enable */
-	int lease_break_time;	  /* seconds, 0 = no deadline, -1 = unknown */
-	enum daxlease_kind best;  /* what DAXLEASE_KIND_AUTO would take; NONE if nothing */
+	size_t size;		 /* set by the caller */
+	bool fs_dax;		 /* file is on FS-DAX (statx STATX_ATTR_DAX) */
+	bool leases_enabled;	 /* /proc/sys/fs/leases-enable */
+	int lease_break_time;	 /* seconds, 0 = no deadline, -1 = unknown */
+	enum daxlease_kind best; /* what DAXLEASE_KIND_AUTO would take; NONE if nothing */
 	struct daxlease_kind_caps kinds[DAXLEASE_KIND_MAX]; /* indexed by enum daxlease_kind */
-	int odp_error;		  /* 0: device has on-demand paging; -EOPNOTSUPP: not;
+	int odp_error;	      /* 0: device has on-demand paging; -EOPNOTSUPP: not;
 				   * -ENODEV: no device was given */
-	uint32_t odp_rc_caps;	  /* IBV_ODP_SUPPORT_* for RC */
-	bool odp_prefetch;	  /* ibv_advise_mr() is there */
-	char reason[256];	  /* one line: what is missing and what would provide it */
+	uint32_t odp_rc_caps; /* IBV_ODP_SUPPORT_* for RC */
+	bool odp_prefetch;    /* ibv_advise_mr() is there */
+	char reason[256];     /* one line: what is missing and what would provide it */
 };
 
 /*
@@ -544,8 +543,7 @@ struct daxlease_caps {
  * -EBADF: fd. -EINVAL: no regular file, or size too small to hold itself.
  * Since 0.1.
  */
-DAXLEASE_API int daxlease_probe(int fd, struct ibv_context *device,
-				struct daxlease_caps *ret_caps);
+DAXLEASE_API int daxlease_probe(int fd, struct ibv_context *device, struct daxlease_caps *ret_caps);
 
 #ifdef __cplusplus
 }
