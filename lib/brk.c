@@ -688,6 +688,7 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
 	l->held = true;
 	l->taken_ns = sys_now_ns();
 	ctx->stats.leases++;
+	brk_queue(ctx, l); /* for the regions that wait for it */
 	log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "leased again", FILE_ARGS(l));
 	if (l->lent)
 		guard_again(ctx, l);

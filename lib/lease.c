@@ -24,16 +24,21 @@ const struct lease_ops *lease_kind_find(enum daxlease_kind kind)
 	return NULL;
 }
 
+/*
+ * A description has one lease at a time, of either flavour: taking it twice would
+ * succeed, and move the first holder's signal to the second without a word.
+ */
+static bool is_leased(int type)
+{
+	return type >= 0 && type != F_UNLCK;
+}
+
 int lease_take(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
 	       const struct lease_ops **ret_ops)
 {
 	int ret = -EOPNOTSUPP;
 
-	/*
-	 * One lease of each OFD at a time: taking it twice would succeed, and
-	 * move the first holder's signal to the second without a word.
-	 */
-	if (sys_get_lease(fd) > 0 && sys_get_lease(fd) != F_UNLCK)
+	if (is_leased(sys_get_lease(fd)) || is_leased(sys_get_deleg(fd)))
 		return -EAGAIN;
 	for (unsigned int i = 0; i < ARRAY_SIZE(kinds) && ret == -EOPNOTSUPP; i++) {
 		if (kind != DAXLEASE_KIND_AUTO && kind != kinds[i]->kind)

@@ -696,8 +696,10 @@ static int regain(struct daxlease_mr *mr)
 		watch_wait(ctx, regain_done, mr);
 		err = regain_result(mr);
 	}
-	if (err)
+	if (err) {
 		want_all(l, false);
+		brk_queue(ctx, l); /* nobody may need the lease then */
+	}
 	return err;
 }
 

@@ -108,6 +108,7 @@ struct daxlease_mr {
 };
 
 struct helper {
+	struct daxlease_ctx *ctx;
 	pthread_t thread;
 	bool started; /* thread is to be joined */
 	bool ended;

@@ -75,8 +75,8 @@ static int start_helper(struct daxlease_ctx *ctx)
 		return -EAGAIN;
 	if (h->started)
 		pthread_join(h->thread, NULL);
-	*h = (struct helper){ 0 };
-	if (sys_thread_create(&h->thread, helper_main, ctx))
+	*h = (struct helper){ .ctx = ctx };
+	if (sys_thread_create(&h->thread, helper_main, h))
 		return -EAGAIN;
 	h->started = true;
 	ctx->nhelpers++;
@@ -140,26 +140,23 @@ static void help(struct daxlease_ctx *ctx)
 			quiet_since = now;
 		else if (now - quiet_since > HELPER_LINGER_NS)
 			break;
-		pthread_mutex_unlock(&ctx->lock);
-		log_flush(&ctx->log);
-		pthread_mutex_lock(&ctx->lock);
+		ctx_unlock(ctx); /* and hand out log lines */
+		ctx_lock(ctx);
 		wait_changed(ctx, min_u64(now + HELPER_TICK_NS, ctx->next_due_ns));
 	}
 }
 
 static void *helper_main(void *arg)
 {
-	struct daxlease_ctx *ctx = arg;
+	struct helper *h = arg;
+	struct daxlease_ctx *ctx = h->ctx;
 
 	ctx_lock(ctx);
 	help(ctx);
 	ctx->nhelpers--;
-	for (unsigned int i = 0; i < MAX_HELPERS; i++) {
-		if (ctx->helpers[i].started &&
-		    pthread_equal(ctx->helpers[i].thread, pthread_self()))
-			ctx->helpers[i].ended = true;
-	}
-	ctx_unlock(ctx);
+	h->ended = true;
+	/* Whoever joins this thread may hold the lock: no user code any more. */
+	pthread_mutex_unlock(&ctx->lock);
 	return NULL;
 }
 
