@@ -292,15 +292,28 @@ static bool can_regain(const struct daxlease_mr *mr)
 /* ------------------------------------------------------------------------- */
 /* Callbacks */
 
+struct ibv_mr *brk_usable_mr(const struct daxlease_mr *mr)
+{
+	switch (mr->state) {
+	case DAXLEASE_STATE_ACTIVE:
+	case DAXLEASE_STATE_UNGUARDED:
+		return mr->ibv_mr;
+	case DAXLEASE_STATE_DRAINING:
+		return mr->answered ? NULL : mr->ibv_mr;
+	default:
+		return NULL;
+	}
+}
+
 static void call_regain(struct daxlease_mr *mr)
 {
 	struct daxlease_regain info = { .size = sizeof(info), .error = mr->regain_error };
 
 	mr->regain_due = false;
-	if (mr->ibv_mr) {
-		info.ibv_mr = mr->ibv_mr;
-		info.lkey = mr->ibv_mr->lkey;
-		info.rkey = mr->ibv_mr->rkey;
+	info.ibv_mr = brk_usable_mr(mr);
+	if (info.ibv_mr) {
+		info.lkey = info.ibv_mr->lkey;
+		info.rkey = info.ibv_mr->rkey;
 		info.length = mr->registered;
 	}
 	callback_begin(mr);
@@ -490,6 +503,12 @@ static bool any_registered(const struct lease *l)
 			return true;
 	}
 	return false;
+}
+
+void brk_left(struct daxlease_ctx *ctx, struct lease *l)
+{
+	if (l->breaking || !any_registered(l))
+		brk_queue(ctx, l);
 }
 
 int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)

@@ -18,6 +18,9 @@ struct brk_runner {
 	void (*leave_user)(struct daxlease_ctx *ctx);
 };
 
+/* A region left, others remain: they may have waited for it, or need no lease. */
+void brk_left(struct daxlease_ctx *ctx, struct lease *l);
+
 /* Something may have happened to a lease: to be looked at. */
 void brk_queue(struct daxlease_ctx *ctx, struct lease *l);
 
@@ -44,6 +47,9 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l);
 
 /* ibv_reg_mr() returned: the region is in use, whatever happened meanwhile. */
 void brk_registered(struct daxlease_mr *mr, const struct pin *pin, size_t length);
+
+/* The MR, but not from the moment on that it may be deregistered: then NULL. */
+struct ibv_mr *brk_usable_mr(const struct daxlease_mr *mr);
 
 /* Bytes of the region that the file's pages reach. */
 int brk_room(const struct daxlease_mr *mr, size_t *ret_length);

@@ -71,6 +71,8 @@ static void init(struct daxlease_ctx *ctx, const struct daxlease_ctx_opts *opts)
 
 static int start(struct daxlease_ctx *ctx)
 {
+	int err;
+
 	ctx->maps_fd = sys_open_maps();
 	if (ctx->maps_fd < 0) {
 		log_add(&ctx->log, DAXLEASE_LOG_ERR, "/proc/self/maps: %s: is /proc mounted?",
@@ -82,7 +84,11 @@ static int start(struct daxlease_ctx *ctx)
 		log_add(&ctx->log, DAXLEASE_LOG_WARNING,
 			"/proc/sys/fs/lease-break-time: %s: assuming the default of 45 s",
 			strerror(-ctx->break_time_fd));
-	return watch_start(ctx);
+	err = watch_start(ctx);
+	if (err)
+		log_add(&ctx->log, DAXLEASE_LOG_ERR, "no thread or descriptors for the context: %s",
+			strerror(-err));
+	return err;
 }
 
 /* Accepts a half-built context. */

@@ -64,6 +64,12 @@ static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kin
 	case -EOPNOTSUPP:
 		why = "kernel or filesystem has no such lease, or /proc/sys/fs/leases-enable is 0";
 		break;
+	case -EMFILE:
+		why = "no descriptor left for the library's duplicate: raise RLIMIT_NOFILE (ulimit -n)";
+		break;
+	case -ENOMEM:
+		why = "out of memory";
+		break;
 	default:
 		why = "unexpected";
 	}
@@ -90,7 +96,7 @@ static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind,
 	int err;
 
 	if (!l)
-		return -ENOMEM;
+		return refuse_lease(ctx, fd, kind, -ENOMEM);
 	l->fd = err = sys_dup(fd);
 	if (err < 0)
 		goto err_free;
@@ -98,10 +104,8 @@ static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind,
 	if (err)
 		goto err_close;
 	err = take_first(ctx, l, kind);
-	if (err) {
-		refuse_lease(ctx, fd, kind, err);
+	if (err)
 		goto err_close;
-	}
 	l->held = true;
 	l->dev = range->dev;
 	l->ino = range->ino;
@@ -118,7 +122,7 @@ err_close:
 	sys_close(l->fd);
 err_free:
 	free(l);
-	return err;
+	return refuse_lease(ctx, fd, kind, err);
 }
 
 /* The last region is gone. */
@@ -189,8 +193,8 @@ static void leave_lease(struct daxlease_mr *mr)
 	TAILQ_REMOVE(&l->regions, mr, link);
 	if (TAILQ_EMPTY(&l->regions))
 		end_lease(mr->ctx, l);
-	else if (l->breaking)
-		brk_queue(mr->ctx, l); /* may have waited for this one */
+	else
+		brk_left(mr->ctx, l);
 }
 
 /* ------------------------------------------------------------------------- */
@@ -236,13 +240,11 @@ static int check_room(struct daxlease_mr *mr)
 	size_t room;
 	int err = brk_room(mr, &room);
 
-	if (!err && room < mr->length) {
-		log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
-			"range %p+%zu reaches beyond the end of the file: extend it first",
-			mr->addr, mr->length);
-		err = -EINVAL;
-	}
-	return err;
+	if (!err && room >= mr->length)
+		return 0;
+	log_add(&mr->ctx->log, DAXLEASE_LOG_ERR, "range %p+%zu: %s", mr->addr, mr->length,
+		err ? strerror(-err) : "reaches beyond the end of the file: extend it first");
+	return err ? err : -EINVAL;
 }
 
 /* From here on it is the caller's. ctx->lock is held. */
@@ -306,6 +308,14 @@ static int register_region(struct daxlease_ctx *ctx, struct daxlease_mr *mr, int
 	return mr->range.fs_dax ? register_leased(mr, fd, ret_mr) : register_plain(mr, ret_mr);
 }
 
+static int refuse_region(struct daxlease_ctx *ctx, const void *addr, size_t length, int err,
+			 const char *why)
+{
+	log_add(&ctx->log, DAXLEASE_LOG_ERR, "range %p+%zu: %s", addr, length, why);
+	log_flush(&ctx->log);
+	return err;
+}
+
 int daxlease_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void *addr, size_t length,
 		    int access, const struct daxlease_mr_opts *opts, struct daxlease_mr **ret_mr)
 {
@@ -314,15 +324,12 @@ int daxlease_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void *a
 
 	if (err)
 		return err;
-	if (!pd || !ret_mr || !length || (uintptr_t)addr + length < (uintptr_t)addr) {
-		log_add(&ctx->log, DAXLEASE_LOG_ERR,
-			"range %p+%zu: empty, wraps around, or no pd or ret_mr", addr, length);
-		log_flush(&ctx->log);
-		return -EINVAL;
-	}
+	if (!pd || !ret_mr || !length || (uintptr_t)addr + length < (uintptr_t)addr)
+		return refuse_region(ctx, addr, length, -EINVAL,
+				     "empty, wraps around, or no pd or ret_mr");
 	mr = sys_calloc(1, sizeof(*mr));
 	if (!mr)
-		return -ENOMEM;
+		return refuse_region(ctx, addr, length, -ENOMEM, "out of memory");
 	mr->ctx = ctx;
 	mr->pd = pd;
 	mr->addr = addr;
@@ -413,20 +420,6 @@ int daxlease_dereg_mr(struct daxlease_mr *mr)
 /* ------------------------------------------------------------------------- */
 /* Accessors */
 
-/* Not from the moment on that it may be deregistered. */
-static struct ibv_mr *usable_mr(const struct daxlease_mr *mr)
-{
-	switch (mr->state) {
-	case DAXLEASE_STATE_ACTIVE:
-	case DAXLEASE_STATE_UNGUARDED:
-		return mr->ibv_mr;
-	case DAXLEASE_STATE_DRAINING:
-		return mr->answered ? NULL : mr->ibv_mr;
-	default:
-		return NULL;
-	}
-}
-
 struct ibv_mr *daxlease_mr_get_ibv_mr(const struct daxlease_mr *mr)
 {
 	struct ibv_mr *ibv_mr;
@@ -434,7 +427,7 @@ struct ibv_mr *daxlease_mr_get_ibv_mr(const struct daxlease_mr *mr)
 	if (ctx_check(mr->ctx))
 		return NULL;
 	ctx_lock(mr->ctx);
-	ibv_mr = usable_mr(mr);
+	ibv_mr = brk_usable_mr(mr);
 	ctx_unlock(mr->ctx);
 	return ibv_mr;
 }
@@ -459,7 +452,7 @@ enum daxlease_state daxlease_mr_get_state(const struct daxlease_mr *mr)
 static void fill_info(const struct daxlease_mr *mr, struct daxlease_mr_info *info)
 {
 	const struct lease *l = mr->lease;
-	const struct ibv_mr *ibv_mr = usable_mr(mr);
+	const struct ibv_mr *ibv_mr = brk_usable_mr(mr);
 
 	info->state = mr->state;
 	info->kind = l ? l->ops->kind : DAXLEASE_KIND_NONE;

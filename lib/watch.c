@@ -153,6 +153,7 @@ static void *helper_main(void *arg)
 
 	ctx_lock(ctx);
 	help(ctx);
+	watch_kick(ctx); /* timers are the watch thread's again */
 	ctx->nhelpers--;
 	h->ended = true;
 	/* Whoever joins this thread may hold the lock: no user code any more. */

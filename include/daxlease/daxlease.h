@@ -317,7 +317,11 @@ struct daxlease_regain {
 	size_t length; /* bytes registered: up to the file's end, at most as asked for */
 };
 
-/* A region is leased and registered again, with new keys and maybe a new length. */
+/*
+ * A region is leased and registered again, with new keys and maybe a new length. In
+ * DAXLEASE_MODE_LOOP, if nobody dispatched in time, it may be gone once more: then
+ * error is 0 and all else as well, and the release callback follows.
+ */
 typedef void (*daxlease_regain_fn)(struct daxlease_mr *mr, const struct daxlease_regain *regain,
 				   void *userdata);
 
