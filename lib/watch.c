@@ -166,8 +166,9 @@ static void *helper_main(void *arg)
 
 static void take_signal(struct daxlease_ctx *ctx, const siginfo_t *info)
 {
-	if (info->si_code == SI_TKILL && info->si_pid == ctx->pid)
-		return; /* wake_watch() */
+	/* wake_watch(); glibc's sigtimedwait() makes SI_USER of the kernel's SI_TKILL. */
+	if ((info->si_code == SI_TKILL || info->si_code == SI_USER) && info->si_pid == ctx->pid)
+		return;
 	ctx->stats.signals++;
 	if (info->si_signo == ctx->signo && info->si_code > 0 && info->si_code != SI_KERNEL) {
 		brk_notice(ctx, info->si_fd);
