@@ -209,7 +209,6 @@ static void on_lease(struct loop *l)
 
 	if (n < 0)
 		stop_with(l, fail("daxlease_ctx_dispatch", n));
-	fflush(stdout);
 }
 
 static int watch(struct loop *l, int fd)
@@ -427,6 +426,7 @@ static int open_region(struct loop *l)
 		.regain = on_regain,
 		.userdata = l,
 	};
+	struct daxlease_mr_info info = { .size = sizeof(info) };
 	int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
 	int err;
 
@@ -442,11 +442,12 @@ static int open_region(struct loop *l)
 		if (err)
 			return fail("daxlease_mr_add_qp", err);
 	}
-	/* No dispatch yet, so no drain has been answered: the MR is there. */
-	l->rkey = daxlease_mr_get_ibv_mr(l->mr)->rkey;
-	l->blocks = l->size / BLOCK;
-	printf("registered: rkey 0x%08x, %zu bytes\n", l->rkey, l->size);
-	fflush(stdout);
+	err = daxlease_mr_get_info(l->mr, &info);
+	if (err)
+		return fail("daxlease_mr_get_info", err);
+	l->rkey = info.rkey;
+	l->blocks = info.registered / BLOCK;
+	printf("registered: rkey 0x%08x, %zu bytes\n", info.rkey, info.registered);
 	return 0;
 }
 
@@ -500,6 +501,7 @@ int main(int argc, char **argv)
 		fputs("usage: event-loop FILE DEVICE [GID-INDEX]\n", stderr);
 		return 2;
 	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	gid_index = (uint8_t)(argc == 4 ? atoi(argv[3]) : 0);
 	memset(l.source, 'x', sizeof(l.source));
 

@@ -10,9 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -51,64 +49,42 @@ static void wait_for_user(void)
 	(void)ppoll(&pfd, 1, NULL, &wait_mask);
 }
 
-static void on_release(struct daxlease_mr *mr, int result, void *userdata)
-{
-	(void)mr;
-	(void)userdata;
-	printf("released: %s\n", result ? strerror(-result) : "drained in time");
-	fflush(stdout);
-}
-
 /*
- * The drain callback runs in the library's thread. `use` keeps it from answering
- * while this program's own thread looks at the MR.
+ * Somebody wants to change the file: stop using the key, and wait for what is
+ * outstanding. The library deregisters when this has returned 0. Here nobody was
+ * told the key, so there is nothing to wait for.
  */
-static pthread_mutex_t use = PTHREAD_MUTEX_INITIALIZER;
-static bool usable = true;
-
-static void print_key(struct daxlease_mr *mr)
-{
-	pthread_mutex_lock(&use);
-	if (usable)
-		printf("rkey 0x%08x\n", daxlease_mr_get_ibv_mr(mr)->rkey);
-	fflush(stdout);
-	pthread_mutex_unlock(&use);
-}
-
-/* A program that posts work requests waits for them here. */
-static void stop_using(void)
-{
-	pthread_mutex_lock(&use);
-	usable = false;
-	pthread_mutex_unlock(&use);
-}
-
-/* quickstart: begin */
-/* Somebody wants to change the file. The library deregisters when this returns. */
 static int on_drain(struct daxlease_mr *mr, const struct daxlease_break *brk, void *userdata)
 {
-	(void)mr, (void)brk, (void)userdata;
-	stop_using();
+	(void)mr;
+	(void)brk;
+	(void)userdata;
+	puts("drain: nothing is outstanding");
 	return 0;
+}
+
+static void print_key(uint32_t rkey)
+{
+	printf("rkey 0x%08x\n", rkey);
 }
 
 static int serve(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void *addr, size_t length)
 {
-	struct daxlease_mr_opts opts = { .size = sizeof(opts) };
+	const int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+	/* quickstart: begin */
+	struct daxlease_mr_opts opts = { .size = sizeof(opts), .drain = on_drain };
+	struct daxlease_mr_info info = { .size = sizeof(info) };
 	struct daxlease_mr *mr;
-	int err;
+	int err = daxlease_reg_mr(ctx, pd, fd, addr, length, access, &opts, &mr);
 
-	opts.drain = on_drain;
-	opts.release = on_release;
-	err = daxlease_reg_mr(ctx, pd, fd, addr, length,
-			      IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE, &opts, &mr);
 	if (err)
 		return err;
-	print_key(mr);
+	if (!daxlease_mr_get_info(mr, &info) && info.registered)
+		print_key(info.rkey);
 	wait_for_user();
 	return daxlease_dereg_mr(mr);
+	/* quickstart: end */
 }
-/* quickstart: end */
 
 static struct ibv_context *open_device(const char *name)
 {
@@ -176,6 +152,7 @@ int main(int argc, char **argv)
 		fputs("usage: register FILE DEVICE\n", stderr);
 		return 2;
 	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
 
 	/* SIGINT and SIGTERM are let in only by wait_for_user(). */
 	sigaction(SIGINT, &action, NULL);

@@ -51,7 +51,6 @@ static int on_drain(struct daxlease_mr *mr, const struct daxlease_break *brk, vo
 	(void)brk;
 	(void)userdata;
 	puts("drain: nothing is outstanding");
-	fflush(stdout);
 	return 0;
 }
 
@@ -61,7 +60,6 @@ static void on_release(struct daxlease_mr *mr, int result, void *userdata)
 
 	(void)mr;
 	printf("released: %s\n", result ? strerror(-result) : "drained in time");
-	fflush(stdout);
 	*released = true;
 }
 
@@ -110,7 +108,7 @@ static int serve(struct ibv_pd *pd, int fd, void *addr, size_t length)
 	};
 	struct sigaction action = { .sa_sigaction = on_sigio, .sa_flags = SA_SIGINFO | SA_RESTART };
 	int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
-	const struct ibv_mr *ibv_mr;
+	struct daxlease_mr_info info = { .size = sizeof(info) };
 	struct daxlease_ctx *ctx;
 	struct daxlease_mr *mr;
 	int err, dereg_err;
@@ -129,12 +127,11 @@ static int serve(struct ibv_pd *pd, int fd, void *addr, size_t length)
 		fail("daxlease_reg_mr", err);
 		goto free_ctx;
 	}
-	/* Callbacks run in this thread alone, so the MR cannot go away just now. */
-	ibv_mr = daxlease_mr_get_ibv_mr(mr);
-	printf("rkey 0x%08x; press Enter to end\n", ibv_mr->rkey);
-	fflush(stdout);
-
-	err = loop(ctx, &released);
+	err = daxlease_mr_get_info(mr, &info);
+	if (!err) {
+		printf("rkey 0x%08x; press Enter to end\n", info.rkey);
+		err = loop(ctx, &released);
+	}
 	dereg_err = daxlease_dereg_mr(mr);
 	if (dereg_err)
 		err = fail("daxlease_dereg_mr", dereg_err);
@@ -179,6 +176,7 @@ int main(int argc, char **argv)
 		fputs("usage: sigio FILE DEVICE\n", stderr);
 		return 2;
 	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	fd = open(argv[1], O_RDWR | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st)) {
 		fail(argv[1], -errno);

@@ -231,6 +231,7 @@ void brk_registered(struct daxlease_mr *mr, const struct pin *pin, size_t length
 	mr->generation++;
 	mr->last_error = 0;
 	mr->backoff_ms = 0;
+	mr->fenced = false;
 	if (!mr->lease)
 		return;
 	/* What happened to the lease meanwhile. */

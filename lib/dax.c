@@ -52,7 +52,8 @@ static int fd_info(int fd, struct log *log, struct sys_file *ret_file)
 
 static int check_fd(int fd, const struct sys_file *file, const struct sys_vma *vma, struct log *log)
 {
-	if (vma->ino == file->ino && vma->dev == file->dev)
+	/* stat(2) and maps disagree about the device on btrfs and overlayfs. */
+	if (vma->ino == file->ino && (vma->dev == file->dev || !file->dax))
 		return 0;
 	log_add(log, DAXLEASE_LOG_ERR,
 		"fd %d: the range is mapped from something else (%s): pass its own descriptor, or "

@@ -559,7 +559,7 @@ int daxlease_mr_remove_qp(struct daxlease_mr *mr, struct ibv_qp *qp)
 static int answer(struct daxlease_mr *mr)
 {
 	if (mr->state != DAXLEASE_STATE_DRAINING)
-		return mr->in_break && mr->fenced ? -ETIMEDOUT : -EINVAL;
+		return mr->fenced ? -ETIMEDOUT : -EINVAL;
 	if (!mr->asked || mr->answered)
 		return -EINVAL;
 	mr->answered = true;

@@ -13,8 +13,8 @@
  *  - Handles are opaque. All calls may be made from any thread at any time,
  *    several at once, on different or on the same object, except that nothing
  *    may use an object while or after it is freed.
- *  - A failure writes one line through the context's log callback that names
- *    the cause and the cure.
+ *  - A registration that is refused, and each failure in a break, write one line
+ *    through the context's log callback that names the cause and the cure.
  *  - Option structs begin with their own size, set by the caller; NULL means
  *    all defaults, and so does 0 in each member. A struct larger than the
  *    library knows is accepted only if the part it does not know is all zero
@@ -260,8 +260,9 @@ DAXLEASE_API int daxlease_ctx_get_stats(struct daxlease_ctx *ctx, struct daxleas
  *    daxlease_mr_recall() and daxlease_mr_regain() (other modes), never with a
  *    lock of the library held and never two at once for the same region.
  *  - They should not block. What takes time is answered later: see
- *    DAXLEASE_PENDING. One that blocks all the same holds up nobody's deadline:
- *    at the end of the budget its region is fenced and deregistered under it.
+ *    DAXLEASE_PENDING. One that blocks all the same holds up nobody's deadline in
+ *    the modes with a thread: at the end of the budget its region is fenced and
+ *    deregistered under it.
  *  - They must not open, truncate, write or fsync the file, nor touch parts of
  *    the mapping that are not in memory: that would wait for the very lease.
  *  - All calls may be made but those that would wait: daxlease_dereg_mr(),
@@ -396,7 +397,8 @@ struct daxlease_mr_opts {
  * FS-DAX file; write access to a read-only mapping;
  * filesystem without leases; a page-cache file; device without on-demand paging;
  * a kind that is not there; DAXLEASE_MR_EXCLUSIVE. -EAGAIN: see the top; also
- * while a break or recall of the file is under way, and if one comes meanwhile.
+ * while a break or recall of the file is under way (one that begins meanwhile is
+ * told once the region is registered).
  * -EACCES: see the top. -ENOMEM: out of memory or over RLIMIT_MEMLOCK. -E2BIG,
  * -ECHILD. Other errors of ibv_reg_mr() as they are. Since 0.1.
  *
