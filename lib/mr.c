@@ -420,11 +420,16 @@ int daxlease_dereg_mr(struct daxlease_mr *mr)
 /* ------------------------------------------------------------------------- */
 /* Accessors */
 
+static int mr_check(const struct daxlease_mr *mr)
+{
+	return mr ? ctx_check(mr->ctx) : -EINVAL;
+}
+
 struct ibv_mr *daxlease_mr_get_ibv_mr(const struct daxlease_mr *mr)
 {
 	struct ibv_mr *ibv_mr;
 
-	if (ctx_check(mr->ctx))
+	if (mr_check(mr))
 		return NULL;
 	ctx_lock(mr->ctx);
 	ibv_mr = brk_usable_mr(mr);
@@ -434,14 +439,14 @@ struct ibv_mr *daxlease_mr_get_ibv_mr(const struct daxlease_mr *mr)
 
 void *daxlease_mr_get_userdata(const struct daxlease_mr *mr)
 {
-	return mr->opts.userdata;
+	return mr ? mr->opts.userdata : NULL;
 }
 
 enum daxlease_state daxlease_mr_get_state(const struct daxlease_mr *mr)
 {
 	enum daxlease_state state;
 
-	if (ctx_check(mr->ctx))
+	if (mr_check(mr))
 		return DAXLEASE_STATE_RELEASED;
 	ctx_lock(mr->ctx);
 	state = mr->state;
@@ -473,7 +478,7 @@ static void fill_info(const struct daxlease_mr *mr, struct daxlease_mr_info *inf
 int daxlease_mr_get_info(const struct daxlease_mr *mr, struct daxlease_mr_info *ret_info)
 {
 	struct daxlease_mr_info info = { 0 };
-	int err = ctx_check(mr->ctx);
+	int err = mr_check(mr);
 
 	if (err)
 		return err;
@@ -529,7 +534,7 @@ static int remove_qp(struct daxlease_mr *mr, struct ibv_qp *qp)
 static int change_qps(struct daxlease_mr *mr, struct ibv_qp *qp,
 		      int (*change)(struct daxlease_mr *mr, struct ibv_qp *qp))
 {
-	int err = ctx_check(mr->ctx);
+	int err = mr_check(mr);
 
 	if (err)
 		return err;
@@ -571,7 +576,7 @@ static int answer(struct daxlease_mr *mr)
 
 int daxlease_mr_drained(struct daxlease_mr *mr)
 {
-	int err = ctx_check(mr->ctx);
+	int err = mr_check(mr);
 
 	if (err)
 		return err;
@@ -616,8 +621,10 @@ static int recall(struct lease *l, struct daxlease_ctx *ctx)
 /* For what waits for callbacks, and needs a lease. */
 static int check_leased(const struct daxlease_mr *mr)
 {
-	int err = ctx_check_not_in_callback(mr->ctx);
+	int err = mr_check(mr);
 
+	if (!err)
+		err = ctx_check_not_in_callback(mr->ctx);
 	return err ? err : mr->lease ? 0 : -EOPNOTSUPP;
 }
 

@@ -164,18 +164,29 @@ static void *helper_main(void *arg)
 /* ------------------------------------------------------------------------- */
 /* The watch thread */
 
+/* wake_watch(); glibc's sigtimedwait() makes SI_USER of the kernel's SI_TKILL. */
+static bool is_wakeup(const struct daxlease_ctx *ctx, const siginfo_t *info)
+{
+	return (info->si_code == SI_TKILL || info->si_code == SI_USER) && info->si_pid == ctx->pid;
+}
+
 static void take_signal(struct daxlease_ctx *ctx, const siginfo_t *info)
 {
-	/* wake_watch(); glibc's sigtimedwait() makes SI_USER of the kernel's SI_TKILL. */
-	if ((info->si_code == SI_TKILL || info->si_code == SI_USER) && info->si_pid == ctx->pid)
-		return;
-	ctx->stats.signals++;
-	if (info->si_signo == ctx->signo && info->si_code > 0 && info->si_code != SI_KERNEL) {
-		brk_notice(ctx, info->si_fd);
-		return;
+	if (info->si_signo == ctx->signo) {
+		if (is_wakeup(ctx, info))
+			return;
+		ctx->stats.signals++;
+		if (info->si_code > 0 && info->si_code != SI_KERNEL) {
+			brk_notice(ctx, info->si_fd);
+			return;
+		}
 	}
-	/* A bare SIGIO: the user's signal queue was full, breaks went unnamed. */
-	ctx->stats.signal_overflows++;
+	/*
+	 * SIGIO: the user's signal queue is full, and breaks go unnamed. Our own may
+	 * have swallowed the kernel's, for there is only ever one pending.
+	 */
+	if (!is_wakeup(ctx, info))
+		ctx->stats.signal_overflows++;
 	brk_scan(ctx);
 }
 
