@@ -82,6 +82,104 @@ static uint64_t back_off(uint32_t *backoff_ms, uint64_t now)
 }
 
 /* ------------------------------------------------------------------------- */
+/* Questions */
+
+static bool is_registered(const struct daxlease_mr *mr)
+{
+	return mr->ibv_mr || mr->in_verbs;
+}
+
+static bool any_registered(const struct lease *l)
+{
+	struct daxlease_mr *mr;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (is_registered(mr))
+			return true;
+	}
+	return false;
+}
+
+struct ibv_mr *brk_usable_mr(const struct daxlease_mr *mr)
+{
+	switch (mr->state) {
+	case DAXLEASE_STATE_ACTIVE:
+	case DAXLEASE_STATE_UNGUARDED:
+		return mr->ibv_mr;
+	case DAXLEASE_STATE_DRAINING:
+		return mr->answered ? NULL : mr->ibv_mr;
+	default:
+		return NULL;
+	}
+}
+
+static bool wants_regain(const struct daxlease_mr *mr)
+{
+	return mr->state == DAXLEASE_STATE_RELEASED && !mr->closing && !mr->regain_off &&
+	       (mr->regain_once || mr->opts.flags & DAXLEASE_MR_REGAIN);
+}
+
+/* After its final event was told, and not before. */
+static bool can_regain(const struct daxlease_mr *mr)
+{
+	return wants_regain(mr) && !mr->release_due && !mr->in_cb && !mr->in_verbs;
+}
+
+static bool any_wants_regain(const struct lease *l)
+{
+	struct daxlease_mr *mr;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (wants_regain(mr))
+			return true;
+	}
+	return false;
+}
+
+static bool any_can_regain(const struct lease *l)
+{
+	struct daxlease_mr *mr;
+
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (can_regain(mr))
+			return true;
+	}
+	return false;
+}
+
+/* When time alone makes something due: what the steps below wait for. */
+static uint64_t region_due(const struct lease *l, const struct daxlease_mr *mr)
+{
+	if (mr->in_verbs)
+		return NEVER;
+	switch (mr->state) {
+	case DAXLEASE_STATE_DRAINING:
+		return mr->deadline_ns;
+	case DAXLEASE_STATE_DEREGISTERING:
+		return mr->retry_at_ns;
+	case DAXLEASE_STATE_RELEASED:
+		return l->held && !l->breaking && can_regain(mr) && !mr->past_end ?
+			       mr->retry_at_ns :
+			       NEVER;
+	default:
+		return NEVER;
+	}
+}
+
+static uint64_t lease_due(const struct lease *l)
+{
+	struct daxlease_mr *mr;
+	uint64_t due = NEVER;
+
+	if (l->breaking ? !any_registered(l) :
+			  !l->held && !l->recalled && (l->lent || any_can_regain(l)))
+		due = l->retry_at_ns;
+	TAILQ_FOREACH(mr, &l->regions, link)
+		due = min_u64(due, region_due(l, mr));
+	return due;
+}
+
+/* ------------------------------------------------------------------------- */
 /* Regions */
 
 static void move(struct daxlease_mr *mr, enum state_event ev)
@@ -95,6 +193,7 @@ static void move(struct daxlease_mr *mr, enum state_event ev)
 static void verbs_begin(struct daxlease_mr *mr)
 {
 	mr->in_verbs = true;
+	set_due(mr->ctx, mr->lease, lease_due(mr->lease)); /* others keep the deadlines */
 	ctx_unlock(mr->ctx);
 }
 
@@ -278,33 +377,8 @@ static bool regain(struct daxlease_mr *mr)
 	return true;
 }
 
-static bool wants_regain(const struct daxlease_mr *mr)
-{
-	return mr->state == DAXLEASE_STATE_RELEASED && !mr->closing && !mr->regain_off &&
-	       (mr->regain_once || mr->opts.flags & DAXLEASE_MR_REGAIN);
-}
-
-/* After its final event was told, and not before. */
-static bool can_regain(const struct daxlease_mr *mr)
-{
-	return wants_regain(mr) && !mr->release_due && !mr->in_cb && !mr->in_verbs;
-}
-
 /* ------------------------------------------------------------------------- */
 /* Callbacks */
-
-struct ibv_mr *brk_usable_mr(const struct daxlease_mr *mr)
-{
-	switch (mr->state) {
-	case DAXLEASE_STATE_ACTIVE:
-	case DAXLEASE_STATE_UNGUARDED:
-		return mr->ibv_mr;
-	case DAXLEASE_STATE_DRAINING:
-		return mr->answered ? NULL : mr->ibv_mr;
-	default:
-		return NULL;
-	}
-}
 
 static void call_regain(struct daxlease_mr *mr)
 {
@@ -399,6 +473,8 @@ static bool try_callback(struct run *run, struct lease *l, struct daxlease_mr *m
 
 	if (!callback_due(mr))
 		return false;
+	/* It may block: whoever is free keeps the deadlines. */
+	set_due(ctx, l, lease_due(l));
 	if (!run->runner || !run->runner->enter_user(ctx)) {
 		l->user_due = true;
 		ctx->user_due = true;
@@ -488,22 +564,6 @@ void brk_begin(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_cause ca
 		cause == DAXLEASE_CAUSE_RECALL ? "lease recalled" :
 		cause == DAXLEASE_CAUSE_SHRUNK ? "file shrank while it was not leased" :
 						 "lease broken");
-}
-
-static bool is_registered(const struct daxlease_mr *mr)
-{
-	return mr->ibv_mr || mr->in_verbs;
-}
-
-static bool any_registered(const struct lease *l)
-{
-	struct daxlease_mr *mr;
-
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (is_registered(mr))
-			return true;
-	}
-	return false;
 }
 
 void brk_left(struct daxlease_ctx *ctx, struct lease *l)
@@ -715,28 +775,6 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
 	return 0;
 }
 
-static bool any_wants_regain(const struct lease *l)
-{
-	struct daxlease_mr *mr;
-
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (wants_regain(mr))
-			return true;
-	}
-	return false;
-}
-
-static bool any_can_regain(const struct lease *l)
-{
-	struct daxlease_mr *mr;
-
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (can_regain(mr))
-			return true;
-	}
-	return false;
-}
-
 /* One step of the lease itself. */
 static bool step_lease(struct daxlease_ctx *ctx, struct lease *l)
 {
@@ -760,38 +798,6 @@ static bool step_regions(struct run *run, struct lease *l)
 			return true; /* the list may have changed */
 	}
 	return false;
-}
-
-/* When time alone makes something due: what the steps above wait for. */
-static uint64_t region_due(const struct lease *l, const struct daxlease_mr *mr)
-{
-	if (mr->in_verbs)
-		return NEVER;
-	switch (mr->state) {
-	case DAXLEASE_STATE_DRAINING:
-		return mr->deadline_ns;
-	case DAXLEASE_STATE_DEREGISTERING:
-		return mr->retry_at_ns;
-	case DAXLEASE_STATE_RELEASED:
-		return l->held && !l->breaking && can_regain(mr) && !mr->past_end ?
-			       mr->retry_at_ns :
-			       NEVER;
-	default:
-		return NEVER;
-	}
-}
-
-static uint64_t lease_due(const struct lease *l)
-{
-	struct daxlease_mr *mr;
-	uint64_t due = NEVER;
-
-	if (l->breaking ? !any_registered(l) :
-			  !l->held && !l->recalled && (l->lent || any_can_regain(l)))
-		due = l->retry_at_ns;
-	TAILQ_FOREACH(mr, &l->regions, link)
-		due = min_u64(due, region_due(l, mr));
-	return due;
 }
 
 static void step(struct run *run, struct lease *l)

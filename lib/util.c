@@ -15,11 +15,11 @@ int opts_get(void *dst, size_t known, const void *src)
 	memcpy(&size, src, sizeof(size));
 	if (size < sizeof(size))
 		return -EINVAL;
+	memcpy(dst, src, size < known ? size : known);
 	for (size_t i = known; i < size; i++) {
 		if (bytes[i])
 			return -E2BIG;
 	}
-	memcpy(dst, src, size < known ? size : known);
 	return 0;
 }
 

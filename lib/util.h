@@ -22,7 +22,7 @@ static inline uint64_t min_u64(uint64_t a, uint64_t b)
 /*
  * Copies a caller's size-tagged struct into one of ours of `known` bytes, which
  * is zeroed first. src may be NULL. -EINVAL: size does not even cover itself;
- * -E2BIG: a part that we do not know is not zero.
+ * -E2BIG: a part that we do not know is not zero, what we know was copied.
  */
 int opts_get(void *dst, size_t known, const void *src);
 

@@ -94,6 +94,7 @@ static bool enter_user_in_thread(struct daxlease_ctx *ctx)
 			"no second thread to be had: a callback that blocks now holds up the others");
 	}
 	ctx->users++;
+	watch_kick(ctx); /* the watch thread may have to be up earlier now */
 	return true;
 }
 
@@ -235,7 +236,7 @@ static void *watch_main(void *arg)
 
 static bool enter_user_in_caller(struct daxlease_ctx *ctx)
 {
-	(void)ctx;
+	watch_kick(ctx); /* while this thread is away */
 	return true;
 }
 

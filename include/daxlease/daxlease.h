@@ -239,7 +239,7 @@ struct daxlease_stats {
 				   * are made again, 1 ms to 1 s later */
 	uint64_t signals;	   /* signals seen */
 	uint64_t signal_overflows; /* bare SIGIOs, after which every lease was asked */
-	uint64_t drain_max_ns;	   /* longest time from notice to deregistered */
+	uint64_t drain_max_ns;	   /* longest time from notice to lease given back */
 };
 
 /*
@@ -275,8 +275,8 @@ DAXLEASE_API int daxlease_ctx_get_stats(struct daxlease_ctx *ctx, struct daxleas
 
 enum daxlease_cause {
 	DAXLEASE_CAUSE_BREAK = 0, /* somebody else wants to change the file */
-	DAXLEASE_CAUSE_READER,	  /* somebody wants to read it, and the region
-				   * has DAXLEASE_MR_DRAIN_FOR_READERS */
+	DAXLEASE_CAUSE_READER,	  /* somebody wants to read it, and a region of
+				   * the file has DAXLEASE_MR_DRAIN_FOR_READERS */
 	DAXLEASE_CAUSE_RECALL,	  /* daxlease_mr_recall() */
 	DAXLEASE_CAUSE_SHRUNK,	  /* the file became shorter than the region while unguarded */
 };
@@ -399,7 +399,7 @@ struct daxlease_mr_opts {
  * a kind that is not there; DAXLEASE_MR_EXCLUSIVE. -EAGAIN: see the top; also
  * while a break or recall of the file is under way (one that begins meanwhile is
  * told once the region is registered).
- * -EACCES: see the top. -ENOMEM: out of memory or over RLIMIT_MEMLOCK. -E2BIG,
+ * -EACCES: see the top. -ENOMEM: out of memory or over RLIMIT_MEMLOCK. -EMFILE. -E2BIG,
  * -ECHILD. Other errors of ibv_reg_mr() as they are. Since 0.1.
  *
  * With *ret_mr written first, callbacks may come before this call has returned.
@@ -503,8 +503,8 @@ DAXLEASE_API int daxlease_mr_recall(struct daxlease_mr *mr);
  *
  * -EAGAIN: somebody else has the file open; regions with DAXLEASE_MR_REGAIN go on
  * trying by themselves, for others call again. -EALREADY: nothing to do. Errors of
- * ibv_reg_mr() for mr as they are. -ENODATA: leased, but the file ends before mr, so
- * there is nothing to register yet. -EOPNOTSUPP: the region has no lease. -EDEADLK,
+ * ibv_reg_mr() for mr as they are. -ENODATA: the file ends before mr; with
+ * DAXLEASE_MR_REGAIN it is registered once the file grows. -EOPNOTSUPP: the region has no lease. -EDEADLK,
  * -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_mr_regain(struct daxlease_mr *mr);
