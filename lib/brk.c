@@ -158,9 +158,7 @@ static uint64_t region_due(const struct lease *l, const struct daxlease_mr *mr)
 	case DAXLEASE_STATE_DEREGISTERING:
 		return mr->retry_at_ns;
 	case DAXLEASE_STATE_RELEASED:
-		return l->held && !l->breaking && can_regain(mr) && !mr->past_end ?
-			       mr->retry_at_ns :
-			       NEVER;
+		return l->held && !l->breaking && can_regain(mr) ? mr->retry_at_ns : NEVER;
 	default:
 		return NEVER;
 	}
@@ -190,38 +188,41 @@ static void move(struct daxlease_mr *mr, enum state_event ev)
 	mr->state = (enum daxlease_state)next;
 }
 
-static void verbs_begin(struct daxlease_mr *mr)
+struct run {
+	struct daxlease_ctx *ctx;
+	const struct brk_runner *runner;
+	unsigned int called;
+};
+
+/*
+ * The only place where the pipeline drops the lock: into a callback or a verbs call of
+ * mr, which is marked busy. Others go on with what is left.
+ */
+static void go_away(struct run *run, struct daxlease_mr *mr, bool *busy)
 {
-	mr->in_verbs = true;
-	set_due(mr->ctx, mr->lease, lease_due(mr->lease)); /* others keep the deadlines */
-	ctx_unlock(mr->ctx);
+	struct daxlease_ctx *ctx = run->ctx;
+	struct lease *l = mr->lease;
+
+	*busy = true;
+	if (TAILQ_FIRST(&l->regions) != TAILQ_LAST(&l->regions, regions))
+		brk_queue(ctx, l); /* the other regions of the file */
+	set_due(ctx, l, lease_due(l));
+	run->runner->away(ctx);
+	ctx_unlock(ctx);
 }
 
-static void verbs_end(struct daxlease_mr *mr)
+static void come_back(struct run *run, bool *busy)
 {
-	ctx_lock(mr->ctx);
-	mr->in_verbs = false;
-	pthread_cond_broadcast(&mr->ctx->changed);
-}
-
-static void callback_begin(struct daxlease_mr *mr)
-{
-	mr->in_cb = true;
-	ctx_unlock(mr->ctx);
-	callback_depth++;
-}
-
-static void callback_end(struct daxlease_mr *mr)
-{
-	callback_depth--;
-	ctx_lock(mr->ctx);
-	mr->in_cb = false;
-	pthread_cond_broadcast(&mr->ctx->changed);
+	ctx_lock(run->ctx);
+	*busy = false;
+	run->runner->back(run->ctx);
+	pthread_cond_broadcast(&run->ctx->changed);
 }
 
 static void begin_drain(struct lease *l, struct daxlease_mr *mr)
 {
 	uint32_t ms = mr->opts.drain_budget_ms ? mr->opts.drain_budget_ms : BUDGET_DEFAULT_MS;
+	uint64_t start = mr->late_ns ? mr->late_ns : l->notice_ns;
 
 	move(mr, EV_BREAK);
 	mr->in_break = true;
@@ -229,7 +230,7 @@ static void begin_drain(struct lease *l, struct daxlease_mr *mr)
 	mr->answered = !mr->opts.drain;
 	mr->fenced = false;
 	mr->fence_due = false;
-	mr->deadline_ns = l->notice_ns + min_u64(ms * NSEC_PER_MSEC, l->budget_cap_ns);
+	mr->deadline_ns = min_u64(start + ms * NSEC_PER_MSEC, l->budget_end_ns);
 }
 
 static void end_drain(struct daxlease_mr *mr, const char *why_fenced)
@@ -246,15 +247,15 @@ static void end_drain(struct daxlease_mr *mr, const char *why_fenced)
 	mr->backoff_ms = 0;
 }
 
-static void deregister(struct lease *l, struct daxlease_mr *mr)
+static void deregister(struct run *run, struct lease *l, struct daxlease_mr *mr)
 {
 	int err;
 
-	verbs_begin(mr);
+	go_away(run, mr, &mr->in_verbs);
 	if (mr->fence_due)
 		pin_fence(mr);
 	err = pin_detach(mr);
-	verbs_end(mr);
+	come_back(run, &mr->in_verbs);
 	mr->fence_due = false;
 	if (err) {
 		mr->ctx->stats.dereg_failures++;
@@ -336,7 +337,8 @@ void brk_registered(struct daxlease_mr *mr, const struct pin *pin, size_t length
 	/* What happened to the lease meanwhile. */
 	if (mr->lease->lent)
 		set_guarded(mr, false);
-	if (mr->lease->breaking)
+	mr->late_ns = mr->lease->breaking ? sys_now_ns() : 0;
+	if (mr->late_ns)
 		brk_queue(mr->ctx, mr->lease);
 }
 
@@ -351,23 +353,25 @@ static void regained(struct daxlease_mr *mr, const struct pin *pin, size_t lengt
 		FILE_ARGS(mr->lease), mr->addr, length, pin->ibv_mr->rkey);
 }
 
-/* Registers again. False: the file does not reach that far, nothing was done. */
-static bool regain(struct daxlease_mr *mr)
+/* Registers again. False: the file does not reach that far yet. */
+static bool regain(struct run *run, struct daxlease_mr *mr)
 {
 	struct pin pin;
 	size_t length;
 	int err = brk_room(mr, &length);
 
 	mr->past_end = !err && !length;
-	if (mr->past_end)
+	if (mr->past_end) {
+		mr->retry_at_ns = back_off(&mr->backoff_ms, sys_now_ns());
 		return false;
+	}
 	move(mr, EV_REGAIN);
-	verbs_begin(mr);
+	go_away(run, mr, &mr->in_verbs);
 	if (!err)
 		err = dax_check(mr->ctx->maps_fd, mr->addr, length, &mr->range);
 	if (!err)
 		err = pin_attach(mr, length, &pin);
-	verbs_end(mr);
+	come_back(run, &mr->in_verbs);
 	if (!err) {
 		regained(mr, &pin, length);
 	} else {
@@ -380,7 +384,21 @@ static bool regain(struct daxlease_mr *mr)
 /* ------------------------------------------------------------------------- */
 /* Callbacks */
 
-static void call_regain(struct daxlease_mr *mr)
+static void callback_begin(struct run *run, struct daxlease_mr *mr)
+{
+	go_away(run, mr, &mr->in_cb);
+	callback_depth++;
+	run->called++;
+}
+
+static void callback_end(struct run *run, struct daxlease_mr *mr)
+{
+	callback_depth--;
+	come_back(run, &mr->in_cb);
+	queue_user_due(run->ctx); /* one more thread may call now */
+}
+
+static void call_regain(struct run *run, struct daxlease_mr *mr)
 {
 	struct daxlease_regain info = { .size = sizeof(info), .error = mr->regain_error };
 
@@ -391,23 +409,23 @@ static void call_regain(struct daxlease_mr *mr)
 		info.rkey = info.ibv_mr->rkey;
 		info.length = mr->registered;
 	}
-	callback_begin(mr);
+	callback_begin(run, mr);
 	mr->opts.regain(mr, &info, mr->opts.userdata);
-	callback_end(mr);
+	callback_end(run, mr);
 }
 
-static void call_guard(struct daxlease_mr *mr)
+static void call_guard(struct run *run, struct daxlease_mr *mr)
 {
 	bool guarded = !mr->guard_told;
 
 	mr->guard_flips--;
 	mr->guard_told = guarded;
-	callback_begin(mr);
+	callback_begin(run, mr);
 	mr->opts.guard(mr, guarded, mr->opts.userdata);
-	callback_end(mr);
+	callback_end(run, mr);
 }
 
-static void call_drain(struct lease *l, struct daxlease_mr *mr)
+static void call_drain(struct run *run, struct lease *l, struct daxlease_mr *mr)
 {
 	struct daxlease_break brk = {
 		.size = sizeof(brk),
@@ -418,9 +436,9 @@ static void call_drain(struct lease *l, struct daxlease_mr *mr)
 	int ret;
 
 	mr->asked = true;
-	callback_begin(mr);
+	callback_begin(run, mr);
 	ret = mr->opts.drain(mr, &brk, mr->opts.userdata);
-	callback_end(mr);
+	callback_end(run, mr);
 	if (mr->state != DAXLEASE_STATE_DRAINING || ret >= DAXLEASE_PENDING)
 		return;
 	if (ret == 0)
@@ -429,12 +447,12 @@ static void call_drain(struct lease *l, struct daxlease_mr *mr)
 		end_drain(mr, "the drain callback could not drain it");
 }
 
-static void call_release(struct daxlease_mr *mr)
+static void call_release(struct run *run, struct daxlease_mr *mr)
 {
 	mr->release_due = false;
-	callback_begin(mr);
+	callback_begin(run, mr);
 	mr->opts.release(mr, mr->release_result, mr->opts.userdata);
-	callback_end(mr);
+	callback_end(run, mr);
 }
 
 static bool drain_due(const struct daxlease_mr *mr)
@@ -448,24 +466,6 @@ static bool callback_due(const struct daxlease_mr *mr)
 	       (mr->regain_due || mr->guard_flips || drain_due(mr) || mr->release_due);
 }
 
-static void call_next(struct lease *l, struct daxlease_mr *mr)
-{
-	if (mr->regain_due)
-		call_regain(mr);
-	else if (mr->guard_flips)
-		call_guard(mr);
-	else if (drain_due(mr))
-		call_drain(l, mr);
-	else
-		call_release(mr);
-}
-
-struct run {
-	struct daxlease_ctx *ctx;
-	const struct brk_runner *runner;
-	unsigned int called;
-};
-
 /* False: none is due, or not to be called here and now. */
 static bool try_callback(struct run *run, struct lease *l, struct daxlease_mr *mr)
 {
@@ -473,22 +473,27 @@ static bool try_callback(struct run *run, struct lease *l, struct daxlease_mr *m
 
 	if (!callback_due(mr))
 		return false;
-	/* It may block: whoever is free keeps the deadlines. */
-	set_due(ctx, l, lease_due(l));
-	if (!run->runner || !run->runner->enter_user(ctx)) {
+	if (!run->runner->may_call(ctx)) {
 		l->user_due = true;
 		ctx->user_due = true;
 		return false;
 	}
-	call_next(l, mr);
-	run->runner->leave_user(ctx);
-	run->called++;
-	queue_user_due(ctx); /* one more thread may call now */
+	if (mr->regain_due)
+		call_regain(run, mr);
+	else if (mr->guard_flips)
+		call_guard(run, mr);
+	else if (drain_due(mr))
+		call_drain(run, l, mr);
+	else
+		call_release(run, mr);
 	return true;
 }
 
 /* ------------------------------------------------------------------------- */
-/* One step of a region. False: nothing to do, and the lock was held throughout. */
+/*
+ * One step of a region, of all regions of a lease, of the lease itself. True: something
+ * was done, the lock may have been dropped meanwhile, look again from the start.
+ */
 
 static bool step_draining(struct daxlease_mr *mr)
 {
@@ -519,11 +524,11 @@ static bool step_region(struct run *run, struct lease *l, struct daxlease_mr *mr
 	case DAXLEASE_STATE_DEREGISTERING:
 		if (sys_now_ns() < mr->retry_at_ns)
 			return false;
-		deregister(l, mr);
+		deregister(run, l, mr);
 		return true;
 	case DAXLEASE_STATE_RELEASED:
 		return l->held && !l->breaking && can_regain(mr) &&
-		       sys_now_ns() >= mr->retry_at_ns && regain(mr);
+		       sys_now_ns() >= mr->retry_at_ns && regain(run, mr);
 	case DAXLEASE_STATE_REGAINING:
 		break;
 	}
@@ -533,29 +538,36 @@ static bool step_region(struct run *run, struct lease *l, struct daxlease_mr *mr
 /* ------------------------------------------------------------------------- */
 /* Leases */
 
-static void read_deadlines(struct daxlease_ctx *ctx, struct lease *l)
+/* Somebody else waits since from_ns, and the kernel will not let them wait for ever. */
+static void set_foreign(struct daxlease_ctx *ctx, struct lease *l, uint64_t from_ns)
 {
 	int seconds = ctx->break_time_fd < 0 ? -1 : sys_read_break_time(ctx->break_time_fd);
+	uint64_t ns;
 
-	if (seconds < 0)
-		seconds = BREAK_TIME_UNKNOWN;
-	l->kernel_deadline_ns = seconds ? l->notice_ns + (uint64_t)seconds * NSEC_PER_SEC : 0;
-	l->budget_cap_ns = seconds ? (uint64_t)seconds * NSEC_PER_SEC / 4 * 3 : NEVER;
+	l->foreign = true;
+	if (seconds == 0)
+		return;
+	ns = (uint64_t)(seconds < 0 ? BREAK_TIME_UNKNOWN : seconds) * NSEC_PER_SEC;
+	l->kernel_deadline_ns = from_ns + ns;
+	l->budget_end_ns = from_ns + ns / 4 * 3;
 }
 
 void brk_begin(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_cause cause)
 {
+	const bool foreign = cause == DAXLEASE_CAUSE_BREAK || cause == DAXLEASE_CAUSE_READER;
+
 	l->breaking = true;
 	ctx->breaking++;
 	l->cause = cause;
 	l->result = 0;
 	l->dereg_error = 0;
-	l->notice_ns = sys_now_ns();
+	l->notice_ns = foreign ? l->noticed_ns : sys_now_ns();
 	l->retry_at_ns = 0;
+	l->foreign = false;
 	l->kernel_deadline_ns = 0;
-	l->budget_cap_ns = NEVER;
-	if (cause == DAXLEASE_CAUSE_BREAK || cause == DAXLEASE_CAUSE_READER) {
-		read_deadlines(ctx, l);
+	l->budget_end_ns = NEVER;
+	if (foreign) {
+		set_foreign(ctx, l, l->notice_ns);
 		ctx->stats.breaks++;
 	} else if (cause == DAXLEASE_CAUSE_RECALL) {
 		ctx->stats.recalls++;
@@ -572,6 +584,15 @@ void brk_left(struct daxlease_ctx *ctx, struct lease *l)
 		brk_queue(ctx, l);
 }
 
+/*
+ * Giving back can be refused, -EACCES, if the file was given to another owner or the
+ * process dropped its rights. At its deadline the kernel takes the lease by itself.
+ */
+static bool kernel_took(const struct lease *l)
+{
+	return l->breaking && l->kernel_deadline_ns && sys_now_ns() > l->kernel_deadline_ns;
+}
+
 int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 {
 	int err = 0;
@@ -579,6 +600,10 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 	for (int i = 0; l->held && i < GIVE_BACK_TRIES; i++) {
 		err = l->ops->give_back(l->fd);
 		l->held = err && err != -ESTALE;
+	}
+	if (l->held && kernel_took(l)) {
+		err = -ESTALE;
+		l->held = false;
 	}
 	if (err == -ESTALE) {
 		ctx->stats.lost++;
@@ -639,7 +664,7 @@ static bool end_break(struct daxlease_ctx *ctx, struct lease *l)
 		return false;
 	if (l->held)
 		err = brk_give_back(ctx, l);
-	if (l->held) { /* seen only with a kernel that refuses F_UNLCK */
+	if (l->held) { /* see kernel_took() */
 		l->retry_at_ns = back_off(&l->backoff_ms, sys_now_ns());
 		return false;
 	}
@@ -693,16 +718,10 @@ static void lend(struct daxlease_ctx *ctx, struct lease *l)
 static void tighten(struct daxlease_ctx *ctx, struct lease *l)
 {
 	struct daxlease_mr *mr;
-	uint64_t now = sys_now_ns();
-	uint64_t start = l->notice_ns;
 
-	l->notice_ns = now;
-	read_deadlines(ctx, l);
-	l->notice_ns = start;
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (l->budget_cap_ns != NEVER)
-			mr->deadline_ns = min_u64(mr->deadline_ns, now + l->budget_cap_ns);
-	}
+	set_foreign(ctx, l, l->noticed_ns);
+	TAILQ_FOREACH(mr, &l->regions, link)
+		mr->deadline_ns = min_u64(mr->deadline_ns, l->budget_end_ns);
 }
 
 /* A signal came for it: what does the kernel want? */
@@ -711,7 +730,7 @@ static void look(struct daxlease_ctx *ctx, struct lease *l)
 	int query;
 
 	l->noticed = false;
-	if (!l->held || (l->breaking && l->kernel_deadline_ns))
+	if (!l->held || (l->breaking && l->foreign))
 		return;
 	query = l->ops->query(l->fd, l->type);
 	if (query == LEASE_HELD)
@@ -756,6 +775,7 @@ static void guard_again(struct daxlease_ctx *ctx, struct lease *l)
 int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
 {
 	const struct lease_ops *ops;
+	struct daxlease_mr *mr;
 	int err = lease_take(l->ops->kind, l->fd, l->type, &ctx->notice, &ops);
 
 	if (err) {
@@ -768,6 +788,10 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
 	l->held = true;
 	l->taken_ns = sys_now_ns();
 	ctx->stats.leases++;
+	TAILQ_FOREACH(mr, &l->regions, link) {
+		if (mr->past_end) /* it may be long enough now */
+			mr->retry_at_ns = 0;
+	}
 	brk_queue(ctx, l); /* for the regions that wait for it */
 	log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "leased again", FILE_ARGS(l));
 	if (l->lent)
@@ -775,7 +799,6 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
 	return 0;
 }
 
-/* One step of the lease itself. */
 static bool step_lease(struct daxlease_ctx *ctx, struct lease *l)
 {
 	if (l->breaking)
@@ -816,8 +839,7 @@ unsigned int brk_run(struct daxlease_ctx *ctx, const struct brk_runner *runner)
 	struct run run = { .ctx = ctx, .runner = runner };
 	struct lease *l;
 
-	if (runner)
-		queue_user_due(ctx);
+	queue_user_due(ctx);
 	queue_due(ctx, sys_now_ns());
 	while ((l = TAILQ_FIRST(&ctx->work))) {
 		TAILQ_REMOVE(&ctx->work, l, work_link);
@@ -835,6 +857,8 @@ unsigned int brk_run(struct daxlease_ctx *ctx, const struct brk_runner *runner)
 
 static void notice(struct daxlease_ctx *ctx, struct lease *l)
 {
+	if (!l->noticed)
+		l->noticed_ns = sys_now_ns();
 	l->noticed = true;
 	brk_queue(ctx, l);
 }
@@ -850,7 +874,7 @@ void brk_scan(struct daxlease_ctx *ctx)
 	struct lease *l;
 
 	TAILQ_FOREACH(l, &ctx->leases, link) {
-		if (l->held && !(l->breaking && l->kernel_deadline_ns) &&
+		if (l->held && !(l->breaking && l->foreign) &&
 		    l->ops->query(l->fd, l->type) != LEASE_HELD)
 			notice(ctx, l);
 	}

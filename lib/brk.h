@@ -12,10 +12,14 @@
 #include "objects.h"
 #include "pin.h"
 
-/* May the running thread go off into the user's code now, and when it is back. */
+/*
+ * What the running thread may do. It goes away, into a callback or a verbs call, for
+ * as long as that takes; somebody else has to keep the deadlines meanwhile.
+ */
 struct brk_runner {
-	bool (*enter_user)(struct daxlease_ctx *ctx);
-	void (*leave_user)(struct daxlease_ctx *ctx);
+	bool (*may_call)(struct daxlease_ctx *ctx); /* the user's code, now */
+	void (*away)(struct daxlease_ctx *ctx);
+	void (*back)(struct daxlease_ctx *ctx);
 };
 
 /* A region left, others remain: they may have waited for it, or need no lease. */
@@ -31,8 +35,8 @@ void brk_notice(struct daxlease_ctx *ctx, int fd);
 void brk_scan(struct daxlease_ctx *ctx);
 
 /*
- * Does all that is due; the lock is dropped meanwhile. Callbacks are called only
- * with a runner. Returns how many were.
+ * Does all that is due; the lock is dropped meanwhile. Returns how many callbacks
+ * were called.
  */
 unsigned int brk_run(struct daxlease_ctx *ctx, const struct brk_runner *runner);
 

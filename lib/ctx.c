@@ -47,6 +47,7 @@ static void init_locks(struct daxlease_ctx *ctx)
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&ctx->changed, &attr);
+	pthread_cond_init(&ctx->help, &attr);
 	pthread_condattr_destroy(&attr);
 }
 
@@ -101,6 +102,7 @@ static void destroy(struct daxlease_ctx *ctx)
 		sys_close(ctx->break_time_fd);
 	log_end(&ctx->log);
 	pthread_cond_destroy(&ctx->changed);
+	pthread_cond_destroy(&ctx->help);
 	pthread_mutex_destroy(&ctx->lock);
 	free(ctx->by_fd);
 	free(ctx);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #include <errno.h>
+#include <limits.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "dax.h"
 #include "log.h"
@@ -50,31 +52,52 @@ static int fd_info(int fd, struct log *log, struct sys_file *ret_file)
 	return -EINVAL;
 }
 
-static int check_fd(int fd, const struct sys_file *file, const struct sys_vma *vma, struct log *log)
+static bool is_file(const struct sys_vma *vma, const struct sys_file *file)
 {
 	/* stat(2) and maps disagree about the device on btrfs and overlayfs. */
-	if (vma->ino == file->ino && (vma->dev == file->dev || !file->dax))
+	return vma->ino == file->ino && (vma->dev == file->dev || !file->dax);
+}
+
+static int check_fd(int maps_fd, int fd, const struct sys_file *file, const struct sys_vma *vma,
+		    struct log *log)
+{
+	char name[PATH_MAX] = "";
+
+	if (is_file(vma, file))
 		return 0;
+	sys_vma_name(maps_fd, vma->start, name, sizeof(name));
 	log_add(log, DAXLEASE_LOG_ERR,
 		"fd %d: the range is mapped from something else (%s): pass its own descriptor, or "
 		"-1 for plain memory",
-		fd, vma->name[0] ? vma->name : "anonymous memory");
+		fd, name[0] ? name : "anonymous memory");
 	return -EINVAL;
 }
 
-/* Without a descriptor: its name tells, if it has one still. statx opens nothing. */
-static int check_name(const struct sys_vma *vma, struct log *log, struct sys_file *ret_file)
+/*
+ * A file that we have no descriptor of: its name tells, if it has one still. statx
+ * opens nothing. Memory filesystems have no device of their own (major 0), and their
+ * files often no name.
+ */
+static int check_name(int maps_fd, const struct sys_vma *vma, struct log *log, bool *ret_regular)
 {
-	if (!vma->ino || sys_path_info(vma->name, ret_file) || vma->ino != ret_file->ino ||
-	    vma->dev != ret_file->dev) {
-		*ret_file = (struct sys_file){ 0 };
+	struct sys_file file;
+	char name[PATH_MAX];
+	int err = sys_vma_name(maps_fd, vma->start, name, sizeof(name));
+
+	if (err || sys_path_info(name, &file) || !is_file(vma, &file)) {
+		if (vma->shared && major(vma->dev))
+			log_add(log, DAXLEASE_LOG_WARNING,
+				"%p: mapped from a file that has no name here: taken for plain "
+				"memory, not leased",
+				(void *)vma->start);
 		return 0;
 	}
-	if (!ret_file->dax || !S_ISREG(ret_file->mode))
+	*ret_regular = S_ISREG(file.mode);
+	if (!file.dax || !S_ISREG(file.mode))
 		return 0;
 	log_add(log, DAXLEASE_LOG_ERR,
 		"%s is on FS-DAX: pass the descriptor it was mapped from, so that it can be leased",
-		vma->name);
+		name);
 	return -EBADF;
 }
 
@@ -84,44 +107,79 @@ static int range_error(const void *addr, size_t length, int err, const char *why
 	return err;
 }
 
+static int inspect_dax(int maps_fd, const void *addr, size_t length, const struct sys_vma *vma,
+		       struct log *log, struct dax_range *range)
+{
+	int err = check_rest(maps_fd, (uintptr_t)addr + length, vma, &range->writable);
+
+	if (err)
+		return range_error(addr, length, err,
+				   err == -EINVAL ? "reaches beyond one mapping of the file" :
+						    "only partly mapped",
+				   log);
+	if (!vma->shared)
+		return range_error(addr, length, -EOPNOTSUPP,
+				   "mapped MAP_PRIVATE, remote writes would not reach the file: "
+				   "map it MAP_SHARED",
+				   log);
+	range->fs_dax = true;
+	range->dev = vma->dev;
+	range->ino = vma->ino;
+	range->offset = vma->offset + ((uintptr_t)addr - vma->start);
+	return 0;
+}
+
+/* Plain memory may span any mappings, but none of FS-DAX. file may be NULL. */
+static int inspect_plain(int maps_fd, const void *addr, size_t length, const struct sys_file *file,
+			 struct log *log, struct dax_range *range)
+{
+	uintptr_t at = (uintptr_t)addr;
+	struct sys_vma vma;
+	int err;
+
+	for (; at < (uintptr_t)addr + length; at = vma.end) {
+		bool regular = file && S_ISREG(file->mode);
+
+		err = sys_query_vma(maps_fd, at, &vma);
+		if (err)
+			return range_error(addr, length, err == -ENOENT ? -EFAULT : err,
+					   "only partly mapped", log);
+		err = vma.ino && !(file && is_file(&vma, file)) ?
+			      check_name(maps_fd, &vma, log, &regular) :
+			      0;
+		if (err)
+			return err;
+		range->page_cache = range->page_cache || (vma.ino && vma.shared && regular);
+	}
+	return 0;
+}
+
 int dax_inspect(int maps_fd, int fd, const void *addr, size_t length, struct log *log,
 		struct dax_range *ret_range)
 {
-	uintptr_t start = (uintptr_t)addr;
 	struct dax_range range = { 0 };
-	struct sys_file file;
+	struct sys_file file = { 0 };
 	struct sys_vma vma;
 	int err;
 
 	err = fd == -1 ? 0 : fd_info(fd, log, &file);
 	if (err)
 		return err;
-	err = sys_query_vma(maps_fd, start, &vma);
+	err = sys_query_vma(maps_fd, (uintptr_t)addr, &vma);
 	if (err == -ENOENT)
 		return range_error(addr, length, -EFAULT, "not mapped", log);
 	if (err)
 		return range_error(addr, length, err, "cannot read /proc/self/maps", log);
-	err = fd == -1 ? check_name(&vma, log, &file) : check_fd(fd, &file, &vma, log);
+	err = fd == -1 ? 0 : check_fd(maps_fd, fd, &file, &vma, log);
 	if (err)
 		return err;
-	range.fs_dax = file.dax && S_ISREG(file.mode);
-	range.page_cache = !range.fs_dax && vma.ino && vma.shared && S_ISREG(file.mode);
-	range.dev = vma.dev;
-	range.ino = vma.ino;
-	range.offset = vma.offset + (start - vma.start);
-	err = check_rest(maps_fd, start + length, &vma, &range.writable);
-	if (err == -EINVAL && range.fs_dax)
-		return range_error(addr, length, err, "reaches beyond one mapping of the file",
-				   log);
-	if (err && err != -EINVAL) /* plain memory may well span several mappings */
-		return range_error(addr, length, err, "only partly mapped", log);
-	if (range.fs_dax && !vma.shared)
-		return range_error(addr, length, -EOPNOTSUPP,
-				   "mapped MAP_PRIVATE, remote writes would not reach the file: "
-				   "map it MAP_SHARED",
-				   log);
-	*ret_range = range;
-	return 0;
+	if (file.dax && S_ISREG(file.mode))
+		err = inspect_dax(maps_fd, addr, length, &vma, log, &range);
+	else
+		err = inspect_plain(maps_fd, addr, length, fd == -1 ? NULL : &file, log, &range);
+	if (!err)
+		*ret_range = range;
+	return err;
 }
 
 int dax_check(int maps_fd, const void *addr, size_t length, const struct dax_range *range)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 
 #include "lease.h"
 #include "util.h"
@@ -33,8 +34,31 @@ static bool is_leased(int type)
 	return type >= 0 && type != F_UNLCK;
 }
 
-int lease_take(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
-	       const struct lease_ops **ret_ops)
+/*
+ * Asking and taking are one step only within this lock; innermost of all. It guards
+ * against other threads of this process, which alone share the description by design.
+ */
+static pthread_mutex_t take_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t take_lock_once = PTHREAD_ONCE_INIT;
+
+static void lock_taking(void)
+{
+	pthread_mutex_lock(&take_lock);
+}
+
+static void unlock_taking(void)
+{
+	pthread_mutex_unlock(&take_lock);
+}
+
+/* Whoever forks while another thread takes a lease gives the child a free lock. */
+static void prepare_fork(void)
+{
+	pthread_atfork(lock_taking, unlock_taking, unlock_taking);
+}
+
+static int take_locked(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
+		       const struct lease_ops **ret_ops)
 {
 	int ret = -EOPNOTSUPP;
 
@@ -47,6 +71,37 @@ int lease_take(enum daxlease_kind kind, int fd, int type, const struct lease_not
 		if (!ret)
 			*ret_ops = kinds[i];
 	}
+	return ret;
+}
+
+int lease_take(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
+	       const struct lease_ops **ret_ops)
+{
+	int ret;
+
+	pthread_once(&take_lock_once, prepare_fork);
+	lock_taking();
+	ret = take_locked(kind, fd, type, notice, ret_ops);
+	unlock_taking();
+	return ret;
+}
+
+int lease_try(enum daxlease_kind kind, int fd, int type)
+{
+	/* By default this signal is ignored; the lease is given back anyway. */
+	const struct lease_notice notice = {
+		.signo = SIGURG,
+		.owner = { .type = F_OWNER_TID, .id = sys_gettid() },
+	};
+	const struct lease_ops *ops;
+	int ret;
+
+	pthread_once(&take_lock_once, prepare_fork);
+	lock_taking();
+	ret = take_locked(kind, fd, type, &notice, &ops);
+	if (!ret)
+		ops->give_back(fd);
+	unlock_taking();
 	return ret;
 }
 

@@ -55,6 +55,9 @@ const struct lease_ops *lease_kind_find(enum daxlease_kind kind);
 int lease_take(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
 	       const struct lease_ops **ret_ops);
 
+/* Whether it could be taken: takes it and gives it back. */
+int lease_try(enum daxlease_kind kind, int fd, int type);
+
 /* F_RDLCK or F_WRLCK: all that a descriptor of this access mode can hold. */
 int lease_type_for(int access_mode);
 

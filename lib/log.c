@@ -73,7 +73,7 @@ void log_flush(struct log *log)
 	daxlease_log_fn fn;
 	void *userdata;
 
-	while (atomic_load_explicit(&log->pending, memory_order_relaxed)) {
+	while (log_pending(log)) {
 		pthread_mutex_lock(&log->lock);
 		line = STAILQ_FIRST(&log->lines);
 		if (line)

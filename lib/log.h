@@ -37,6 +37,12 @@ void log_set(struct log *log, daxlease_log_fn fn, enum daxlease_log_level level,
 void log_add(struct log *log, enum daxlease_log_level level, const char *fmt, ...)
 	PRINTF_LIKE(3, 4);
 
+/* There may be lines for log_flush(). */
+static inline bool log_pending(const struct log *log)
+{
+	return atomic_load_explicit(&log->pending, memory_order_relaxed);
+}
+
 /* No lock held. */
 void log_flush(struct log *log);
 

@@ -367,13 +367,29 @@ static int deregister(struct daxlease_mr *mr)
 	err = pin_detach(mr);
 	ctx_lock(mr->ctx);
 	mr->in_verbs = false;
-	if (!err)
+	if (!err) {
 		mr->ibv_mr = NULL;
-	else
+		mr->registered = 0;
+		mr->state = DAXLEASE_STATE_RELEASED; /* for good, whatever comes */
+		mr->regain_off = true;
+	} else {
 		log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
 			"ibv_dereg_mr of %p+%zu: %s; region and lease stay", mr->addr, mr->length,
 			strerror(-err));
+	}
 	return err;
+}
+
+/* The lease of the last region goes first: if it cannot, the region has to stay. */
+static int give_back_last(struct daxlease_mr *mr)
+{
+	struct lease *l = mr->lease;
+	int err;
+
+	if (!l || !l->held || TAILQ_FIRST(&l->regions) != TAILQ_LAST(&l->regions, regions))
+		return 0;
+	err = brk_give_back(mr->ctx, l);
+	return l->held ? err : 0;
 }
 
 static int end_region(struct daxlease_mr *mr)
@@ -385,6 +401,8 @@ static int end_region(struct daxlease_mr *mr)
 	mr->closing = true;
 	wait_idle(mr);
 	err = deregister(mr);
+	if (!err)
+		err = give_back_last(mr);
 	if (err) {
 		mr->closing = false;
 		mr->last_error = err;

@@ -30,7 +30,7 @@ struct lease {
 	LIST_ENTRY(lease) bucket_link; /* ctx->buckets */
 	TAILQ_ENTRY(lease) link;       /* ctx->leases */
 	TAILQ_ENTRY(lease) work_link;  /* ctx->work, if on_work */
-	TAILQ_HEAD(, daxlease_mr) regions;
+	TAILQ_HEAD(regions, daxlease_mr) regions;
 	const struct lease_ops *ops;
 	dev_t dev;
 	ino_t ino;
@@ -44,12 +44,14 @@ struct lease {
 	bool recalled; /* by the holder, who has not asked for it back yet */
 	bool on_work;
 	bool user_due; /* a callback is due that could not be called where it was found */
-	enum daxlease_cause cause; /* of the break, or of the last one */
-	int result;		   /* of the last break: 0, -ETIMEDOUT, -ESTALE */
-	int dereg_error;	   /* in this break, or 0 */
-	uint64_t notice_ns;
+	enum daxlease_cause cause;   /* of the break, or of the last one */
+	int result;		     /* of the last break: 0, -ETIMEDOUT, -ESTALE */
+	int dereg_error;	     /* in this break, or 0 */
+	bool foreign;		     /* others wait for it: the kernel has a deadline */
+	uint64_t noticed_ns;	     /* when noticed was set */
+	uint64_t notice_ns;	     /* when the break began */
 	uint64_t kernel_deadline_ns; /* 0 = none */
-	uint64_t budget_cap_ns;	     /* longest drain that the kernel's deadline allows */
+	uint64_t budget_end_ns;	     /* end of the longest drain that it allows */
 	uint64_t due_ns;	     /* when to look again though nothing happened */
 	uint64_t retry_at_ns;	     /* not before: taking it again */
 	uint64_t taken_ns;	     /* when it was taken last, after a break */
@@ -81,11 +83,12 @@ struct daxlease_mr {
 
 	/* The break that it is in */
 	bool in_break;
-	bool asked;	/* the drain callback was called */
-	bool answered;	/* and it is done */
-	bool fenced;	/* or it was not */
-	bool fence_due; /* queue pairs are still to be moved to error */
-	uint64_t deadline_ns;
+	bool asked;	      /* the drain callback was called */
+	bool answered;	      /* and it is done */
+	bool fenced;	      /* or it was not */
+	bool fence_due;	      /* queue pairs are still to be moved to error */
+	uint64_t late_ns;     /* it was registered only then, after the break began, or 0 */
+	uint64_t deadline_ns; /* end of its budget */
 
 	/* Regaining */
 	bool regain_once; /* daxlease_mr_regain() */
@@ -153,8 +156,9 @@ struct daxlease_ctx {
 	uint64_t watch_due_ns;
 	uint64_t watch_busy_ns; /* since when it is not */
 	bool stop;
-	unsigned int users;    /* threads of ours that run a callback */
+	unsigned int users;    /* threads of ours in a callback or verbs call */
 	unsigned int nhelpers; /* running */
+	pthread_cond_t help;   /* there is work for them; CLOCK_MONOTONIC */
 	struct helper helpers[MAX_HELPERS];
 };
 

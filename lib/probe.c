@@ -84,24 +84,6 @@ static void probe_settings(struct daxlease_caps *caps)
 		sys_close(fd);
 }
 
-/*
- * The lease is the probe's for a moment only. A break in this moment is answered by
- * giving back; its signal is SIGURG to this thread, which ignores it by default.
- */
-static int probe_kind(const struct lease_ops *ops, int fd, int type)
-{
-	const struct lease_notice notice = {
-		.signo = SIGURG,
-		.owner = { .type = F_OWNER_TID, .id = sys_gettid() },
-	};
-	const struct lease_ops *taken;
-	int err = lease_take(ops->kind, fd, type, &notice, &taken);
-
-	if (!err)
-		ops->give_back(fd);
-	return err;
-}
-
 static void probe_kinds(int fd, int type, struct daxlease_caps *caps)
 {
 	const struct lease_ops *ops;
@@ -112,7 +94,7 @@ static void probe_kinds(int fd, int type, struct daxlease_caps *caps)
 	for (unsigned int rank = 0; (ops = lease_kind_at(rank)); rank++) {
 		struct daxlease_kind_caps *kind = &caps->kinds[ops->kind];
 
-		kind->error = probe_kind(ops, fd, type);
+		kind->error = lease_try(ops->kind, fd, type);
 		kind->unseen = ops->unseen;
 		kind->pins = ops->pins;
 		kind->write = type == F_WRLCK;

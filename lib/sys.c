@@ -64,7 +64,7 @@ struct procmap_query {
 #endif
 
 /* Enough for the callbacks; the rest is never touched. */
-#define THREAD_STACK (256 * 1024)
+#define THREAD_STACK (1024 * 1024)
 
 static int result(int ret)
 {
@@ -259,74 +259,100 @@ int sys_open_maps(void)
 	return result(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
 }
 
+static int procmap_query(int maps_fd, uintptr_t addr, struct procmap_query *q)
+{
+	q->size = sizeof(*q);
+	q->query_addr = addr;
+	return result(ioctl(maps_fd, PROCMAP_QUERY, q));
+}
+
 int sys_query_vma(int maps_fd, uintptr_t addr, struct sys_vma *ret_vma)
 {
-	struct sys_vma vma = { 0 };
-	struct procmap_query q = {
-		.size = sizeof(q),
-		.query_addr = addr,
-		.vma_name_addr = (uintptr_t)vma.name,
-		.vma_name_size = sizeof(vma.name),
-	};
+	struct procmap_query q = { 0 };
+	int err = procmap_query(maps_fd, addr, &q);
 
-	if (ioctl(maps_fd, PROCMAP_QUERY, &q) < 0) {
-		if (errno == ENOENT)
-			return -ENOENT;
-		/* Unknown before Linux 6.11; ENAMETOOLONG for a long path. */
+	if (err == -ENOENT)
+		return err;
+	if (err) /* unknown before Linux 6.11 */
 		return sys_parse_vma(addr, ret_vma);
-	}
-	vma.start = q.vma_start;
-	vma.end = q.vma_end;
-	vma.offset = q.vma_offset;
-	vma.dev = makedev(q.dev_major, q.dev_minor);
-	vma.ino = q.inode;
-	vma.readable = q.vma_flags & PROCMAP_QUERY_VMA_READABLE;
-	vma.writable = q.vma_flags & PROCMAP_QUERY_VMA_WRITABLE;
-	vma.shared = q.vma_flags & PROCMAP_QUERY_VMA_SHARED;
-	*ret_vma = vma;
+	*ret_vma = (struct sys_vma){
+		.start = q.vma_start,
+		.end = q.vma_end,
+		.offset = q.vma_offset,
+		.dev = makedev(q.dev_major, q.dev_minor),
+		.ino = q.inode,
+		.readable = q.vma_flags & PROCMAP_QUERY_VMA_READABLE,
+		.writable = q.vma_flags & PROCMAP_QUERY_VMA_WRITABLE,
+		.shared = q.vma_flags & PROCMAP_QUERY_VMA_SHARED,
+	};
 	return 0;
 }
 
-/* A line of proc_pid_maps(5). */
-static bool parse_vma_line(const char *line, struct sys_vma *ret_vma)
+/* A line of proc_pid_maps(5); *ret_name is its last field. */
+static bool parse_vma_line(char *line, struct sys_vma *ret_vma, char **ret_name)
 {
 	unsigned int maj, min;
+	uintmax_t ino;
 	char perms[5];
 	int path = 0;
 
 	if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %x:%x %ju %n", &ret_vma->start,
-		   &ret_vma->end, perms, &ret_vma->offset, &maj, &min, (uintmax_t *)&ret_vma->ino,
-		   &path) < 7)
+		   &ret_vma->end, perms, &ret_vma->offset, &maj, &min, &ino, &path) < 7)
 		return false;
 	ret_vma->dev = makedev(maj, min);
+	ret_vma->ino = (ino_t)ino;
 	ret_vma->readable = perms[0] == 'r';
 	ret_vma->writable = perms[1] == 'w';
 	ret_vma->shared = perms[3] == 's';
-	snprintf(ret_vma->name, sizeof(ret_vma->name), "%.*s", (int)strcspn(line + path, "\n"),
-		 line + path);
+	*ret_name = line + path;
+	(*ret_name)[strcspn(*ret_name, "\n")] = '\0';
 	return true;
 }
 
-int sys_parse_vma(uintptr_t addr, struct sys_vma *ret_vma)
+static int parse_maps(uintptr_t addr, struct sys_vma *ret_vma, char *ret_name, size_t size)
 {
 	FILE *maps = fopen("/proc/self/maps", "re");
-	char *line = NULL;
-	size_t size = 0;
+	char *line = NULL, *name;
+	size_t linesize = 0;
 	int ret = -ENOENT;
 
 	if (!maps)
 		return -errno;
-	while (ret == -ENOENT && getline(&line, &size, maps) > 0) {
+	while (ret == -ENOENT && getline(&line, &linesize, maps) > 0) {
 		struct sys_vma vma = { 0 };
 
-		if (parse_vma_line(line, &vma) && addr >= vma.start && addr < vma.end) {
-			*ret_vma = vma;
-			ret = 0;
-		}
+		if (!parse_vma_line(line, &vma, &name) || addr < vma.start || addr >= vma.end)
+			continue;
+		*ret_vma = vma;
+		snprintf(ret_name, size, "%s", name);
+		ret = 0;
 	}
 	free(line);
 	fclose(maps);
 	return ret;
+}
+
+int sys_parse_vma(uintptr_t addr, struct sys_vma *ret_vma)
+{
+	char name[1];
+
+	return parse_maps(addr, ret_vma, name, sizeof(name));
+}
+
+int sys_vma_name(int maps_fd, uintptr_t addr, char *ret_name, size_t size)
+{
+	struct procmap_query q = {
+		.vma_name_addr = (uintptr_t)ret_name,
+		.vma_name_size = (uint32_t)size,
+	};
+	struct sys_vma vma;
+	int err = procmap_query(maps_fd, addr, &q);
+
+	if (err && err != -ENOENT)
+		return parse_maps(addr, &vma, ret_name, size);
+	if (!err && !q.vma_name_size)
+		ret_name[0] = '\0';
+	return err;
 }
 
 uint64_t sys_memlock_limit(void)
@@ -374,6 +400,11 @@ int sys_thread_create(pthread_t *ret_thread, void *(*fn)(void *), void *arg)
 	pthread_attr_setstacksize(&attr, THREAD_STACK);
 	/* The thread inherits the mask: the program's handlers never run there. */
 	sigfillset(&all);
+	/* But these are about what the thread itself does: blocked, they kill. */
+	sigdelset(&all, SIGBUS);
+	sigdelset(&all, SIGFPE);
+	sigdelset(&all, SIGILL);
+	sigdelset(&all, SIGSEGV);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	err = pthread_create(ret_thread, &attr, fn, arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -29,7 +29,6 @@ struct sys_vma {
 	dev_t dev;
 	ino_t ino; /* 0: no file */
 	bool readable, writable, shared;
-	char name[256]; /* path as far as it fits, or empty */
 };
 
 struct sys_owner {
@@ -66,7 +65,9 @@ int sys_leases_enabled(void);
 int sys_open_maps(void);
 /* The mapping that covers addr. -ENOENT: none does. */
 int sys_query_vma(int maps_fd, uintptr_t addr, struct sys_vma *ret_vma);
-/* The same by reading the text; what sys_query_vma() does on Linux < 6.11. */
+/* Path of what is mapped there, as far as it fits; empty if it has none. */
+int sys_vma_name(int maps_fd, uintptr_t addr, char *ret_name, size_t size);
+/* sys_query_vma() by reading the text; what sys_query_vma() does on Linux < 6.11. */
 int sys_parse_vma(uintptr_t addr, struct sys_vma *ret_vma);
 
 /* Limits: bytes that may be locked, UINT64_MAX = no limit. */

@@ -4,6 +4,9 @@
 
 #include "util.h"
 
+/* No struct will ever be so large: a size that was never set. */
+#define OPTS_MAX 4096
+
 int opts_get(void *dst, size_t known, const void *src)
 {
 	const unsigned char *bytes = src;
@@ -15,6 +18,8 @@ int opts_get(void *dst, size_t known, const void *src)
 	memcpy(&size, src, sizeof(size));
 	if (size < sizeof(size))
 		return -EINVAL;
+	if (size > OPTS_MAX)
+		return -E2BIG;
 	memcpy(dst, src, size < known ? size : known);
 	for (size_t i = known; i < size; i++) {
 		if (bytes[i])

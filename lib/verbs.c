@@ -24,9 +24,16 @@ int verbs_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int access, struc
 	return 0;
 }
 
+/* For calls that should return a positive errno; some providers return -1 and errno. */
+static int negative(int ret)
+{
+	return ret < 0 ? errno_or_eio() : -ret;
+}
+
 int verbs_dereg_mr(struct ibv_mr *mr)
 {
-	return -ibv_dereg_mr(mr);
+	errno = 0;
+	return negative(ibv_dereg_mr(mr));
 }
 
 int verbs_prefetch(struct ibv_mr *mr, bool writable)
@@ -51,16 +58,34 @@ int verbs_prefetch(struct ibv_mr *mr, bool writable)
 	return 0;
 }
 
+/*
+ * Each provider has the function, and some only say EOPNOTSUPP: an empty list tells
+ * them apart.
+ */
+static bool has_prefetch(struct ibv_context *device)
+{
+	struct ibv_pd *pd = ibv_alloc_pd(device);
+	bool has;
+
+	if (!pd)
+		return false;
+	has = ibv_advise_mr(pd, IBV_ADVISE_MR_ADVICE_PREFETCH, 0, NULL, 0) != EOPNOTSUPP;
+	ibv_dealloc_pd(pd);
+	return has;
+}
+
 int verbs_query_odp(struct ibv_context *device, struct verbs_odp *ret_odp)
 {
 	struct ibv_device_attr_ex attr = { .comp_mask = 0 };
-	int err = ibv_query_device_ex(device, NULL, &attr);
+	int err;
 
+	errno = 0;
+	err = negative(ibv_query_device_ex(device, NULL, &attr));
 	if (err)
-		return err > 0 ? -err : errno_or_eio();
+		return err;
 	ret_odp->supported = attr.odp_caps.general_caps & IBV_ODP_SUPPORT;
 	ret_odp->rc_caps = attr.odp_caps.per_transport_caps.rc_odp_caps;
-	ret_odp->prefetch = ret_odp->supported && verbs_get_ctx_op(device, advise_mr);
+	ret_odp->prefetch = ret_odp->supported && has_prefetch(device);
 	return 0;
 }
 
@@ -68,7 +93,8 @@ int verbs_fence_qp(struct ibv_qp *qp)
 {
 	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_ERR };
 
-	return -ibv_modify_qp(qp, &attr, IBV_QP_STATE);
+	errno = 0;
+	return negative(ibv_modify_qp(qp, &attr, IBV_QP_STATE));
 }
 
 const char *verbs_device_name(const struct ibv_context *device)

@@ -50,6 +50,9 @@ void watch_kick(struct daxlease_ctx *ctx)
 	case DAXLEASE_MODE_THREAD:
 		if (work || ctx->next_due_ns < ctx->watch_due_ns)
 			wake_watch(ctx);
+		/* A helper wakes by itself soon, but here is something for now. */
+		if (work && ctx->nhelpers && !ctx->watch_waiting)
+			pthread_cond_signal(&ctx->help);
 		break;
 	case DAXLEASE_MODE_SIGNAL:
 		if (work || ctx->user_due)
@@ -63,7 +66,7 @@ void watch_kick(struct daxlease_ctx *ctx)
 }
 
 /* ------------------------------------------------------------------------- */
-/* Callbacks in threads of ours */
+/* Threads of ours: while one is away, in a callback or a verbs call, another is here */
 
 static int start_helper(struct daxlease_ctx *ctx)
 {
@@ -83,45 +86,87 @@ static int start_helper(struct daxlease_ctx *ctx)
 	return 0;
 }
 
-static bool enter_user_in_thread(struct daxlease_ctx *ctx)
+static bool is_last(const struct daxlease_ctx *ctx)
 {
-	const unsigned int threads = 1 + ctx->nhelpers;
+	return 1 + ctx->nhelpers - ctx->users < 2;
+}
 
-	if (threads - ctx->users < 2 && start_helper(ctx)) {
-		if (ctx->nhelpers)
-			return false; /* the last free one keeps the deadlines */
-		log_add(&ctx->log, DAXLEASE_LOG_WARNING,
-			"no second thread to be had: a callback that blocks now holds up the others");
-	}
-	ctx->users++;
-	watch_kick(ctx); /* the watch thread may have to be up earlier now */
+static bool may_call_in_thread(struct daxlease_ctx *ctx)
+{
+	if (!is_last(ctx) || !start_helper(ctx))
+		return true;
+	if (ctx->nhelpers)
+		return false; /* the last one that is here keeps the deadlines */
+	log_add(&ctx->log, DAXLEASE_LOG_WARNING,
+		"no second thread to be had: a callback that blocks now holds up the others");
 	return true;
 }
 
-static void leave_user_in_thread(struct daxlease_ctx *ctx)
+/* A verbs call has to be made, with or without a deputy. */
+static void away_in_thread(struct daxlease_ctx *ctx)
+{
+	if (is_last(ctx))
+		start_helper(ctx);
+	ctx->users++;
+	watch_kick(ctx); /* the watch thread may have to be up earlier now */
+}
+
+static void back_in_thread(struct daxlease_ctx *ctx)
 {
 	ctx->users--;
 }
 
+static bool never_call(struct daxlease_ctx *ctx)
+{
+	(void)ctx;
+	return false;
+}
+
+/* DAXLEASE_MODE_THREAD, DAXLEASE_MODE_LOOP */
 static const struct brk_runner thread_runner = {
-	.enter_user = enter_user_in_thread,
-	.leave_user = leave_user_in_thread,
+	.may_call = may_call_in_thread,
+	.away = away_in_thread,
+	.back = back_in_thread,
 };
+
+static const struct brk_runner silent_runner = {
+	.may_call = never_call,
+	.away = away_in_thread,
+	.back = back_in_thread,
+};
+
+static void run_in_thread(struct daxlease_ctx *ctx)
+{
+	brk_run(ctx, ctx->mode == DAXLEASE_MODE_THREAD ? &thread_runner : &silent_runner);
+	watch_kick(ctx); /* the caller, in DAXLEASE_MODE_LOOP; the watch thread's timer */
+}
+
+/* The user's function may block as any other callback. True: it was called. */
+static bool flush_log(struct daxlease_ctx *ctx)
+{
+	if (!log_pending(&ctx->log))
+		return false;
+	away_in_thread(ctx);
+	ctx_unlock(ctx);
+	ctx_lock(ctx);
+	back_in_thread(ctx);
+	return true;
+}
 
 static bool watch_is_stuck(const struct daxlease_ctx *ctx, uint64_t now)
 {
 	return !ctx->watch_waiting && now - ctx->watch_busy_ns > WATCH_STUCK_NS;
 }
 
-static void wait_changed(struct daxlease_ctx *ctx, uint64_t until_ns)
+static void wait_on(struct daxlease_ctx *ctx, pthread_cond_t *cond, uint64_t until_ns)
 {
 	struct timespec ts = { .tv_sec = (time_t)(until_ns / NSEC_PER_SEC),
 			       .tv_nsec = (long)(until_ns % NSEC_PER_SEC) };
 
 	if (until_ns == NEVER)
-		pthread_cond_wait(&ctx->changed, &ctx->lock);
+		pthread_cond_wait(cond, &ctx->lock);
 	else
-		pthread_cond_timedwait(&ctx->changed, &ctx->lock, &ts);
+		pthread_cond_timedwait(cond, &ctx->lock, &ts);
 }
 
 static void help(struct daxlease_ctx *ctx)
@@ -129,21 +174,18 @@ static void help(struct daxlease_ctx *ctx)
 	uint64_t quiet_since = sys_now_ns();
 
 	while (!ctx->stop) {
-		uint64_t now;
+		uint64_t now = sys_now_ns();
 
-		brk_run(ctx, &thread_runner);
-		now = sys_now_ns();
-		if (watch_is_stuck(ctx, now)) {
+		if (watch_is_stuck(ctx, now))
 			brk_scan(ctx);
-			brk_run(ctx, &thread_runner);
-		}
+		run_in_thread(ctx);
+		if (flush_log(ctx))
+			continue;
 		if (ctx->users || ctx->breaking)
 			quiet_since = now;
 		else if (now - quiet_since > HELPER_LINGER_NS)
 			break;
-		ctx_unlock(ctx); /* and hand out log lines */
-		ctx_lock(ctx);
-		wait_changed(ctx, min_u64(now + HELPER_TICK_NS, ctx->next_due_ns));
+		wait_on(ctx, &ctx->help, min_u64(now + HELPER_TICK_NS, ctx->next_due_ns));
 	}
 }
 
@@ -191,22 +233,25 @@ static void take_signal(struct daxlease_ctx *ctx, const siginfo_t *info)
 	brk_scan(ctx);
 }
 
-static void wait_signal(struct daxlease_ctx *ctx, const sigset_t *set)
+static void wait_signals(struct daxlease_ctx *ctx, const sigset_t *set)
 {
 	siginfo_t info;
 	int signo;
 
 	ctx->watch_waiting = true;
 	ctx->watch_due_ns = ctx->next_due_ns;
-	ctx_unlock(ctx);
+	pthread_mutex_unlock(&ctx->lock);
 	signo = sys_wait_signal(set, ctx->watch_due_ns, &info);
 	ctx_lock(ctx);
 	ctx->watch_waiting = false;
 	ctx->watch_woken = false;
 	ctx->watch_due_ns = NEVER;
 	ctx->watch_busy_ns = sys_now_ns();
-	if (signo > 0)
+	/* All that came at once, for their deadlines run from now. */
+	while (signo > 0) {
 		take_signal(ctx, &info);
+		signo = sys_wait_signal(set, 0, &info);
+	}
 }
 
 static void *watch_main(void *arg)
@@ -222,10 +267,9 @@ static void *watch_main(void *arg)
 	ctx->watch_busy_ns = sys_now_ns();
 	pthread_cond_broadcast(&ctx->changed);
 	while (!ctx->stop) {
-		brk_run(ctx, ctx->mode == DAXLEASE_MODE_THREAD ? &thread_runner : NULL);
-		watch_kick(ctx); /* the caller, in DAXLEASE_MODE_LOOP */
-		if (!ctx->stop)
-			wait_signal(ctx, &set);
+		run_in_thread(ctx);
+		if (!flush_log(ctx) && !ctx->stop)
+			wait_signals(ctx, &set);
 	}
 	ctx_unlock(ctx);
 	return NULL;
@@ -234,20 +278,26 @@ static void *watch_main(void *arg)
 /* ------------------------------------------------------------------------- */
 /* The caller's thread */
 
-static bool enter_user_in_caller(struct daxlease_ctx *ctx)
+static bool may_call_in_caller(struct daxlease_ctx *ctx)
 {
-	watch_kick(ctx); /* while this thread is away */
+	(void)ctx;
 	return true;
 }
 
-static void leave_user_in_caller(struct daxlease_ctx *ctx)
+static void away_in_caller(struct daxlease_ctx *ctx)
+{
+	watch_kick(ctx); /* the watch thread, if there is one, keeps the deadlines */
+}
+
+static void back_in_caller(struct daxlease_ctx *ctx)
 {
 	(void)ctx;
 }
 
 static const struct brk_runner caller_runner = {
-	.enter_user = enter_user_in_caller,
-	.leave_user = leave_user_in_caller,
+	.may_call = may_call_in_caller,
+	.away = away_in_caller,
+	.back = back_in_caller,
 };
 
 static void run_in_caller(struct daxlease_ctx *ctx, unsigned int *called)
@@ -276,6 +326,19 @@ int watch_dispatch(struct daxlease_ctx *ctx)
 	return (int)called;
 }
 
+/* How long a waiting caller may sleep. A signal handler cannot wake it. */
+static uint64_t caller_sleep(const struct daxlease_ctx *ctx)
+{
+	switch (ctx->mode) {
+	case DAXLEASE_MODE_THREAD:
+		return NEVER;
+	case DAXLEASE_MODE_SIGNAL:
+		return min_u64(ctx->next_due_ns, sys_now_ns() + HELPER_TICK_NS);
+	default:
+		return ctx->next_due_ns;
+	}
+}
+
 void watch_wait(struct daxlease_ctx *ctx, bool (*done)(const void *arg), const void *arg)
 {
 	unsigned int called = 0;
@@ -288,7 +351,7 @@ void watch_wait(struct daxlease_ctx *ctx, bool (*done)(const void *arg), const v
 			if (done(arg))
 				break;
 		}
-		wait_changed(ctx, ctx->mode == DAXLEASE_MODE_THREAD ? NEVER : ctx->next_due_ns);
+		wait_on(ctx, &ctx->changed, caller_sleep(ctx));
 	}
 	watch_kick(ctx);
 }
@@ -309,10 +372,8 @@ int watch_signal(struct daxlease_ctx *ctx)
 
 static int start_thread(struct daxlease_ctx *ctx)
 {
-	int err = sys_thread_create(&ctx->watch, watch_main, ctx);
-
-	if (err)
-		return err;
+	if (sys_thread_create(&ctx->watch, watch_main, ctx))
+		return -EAGAIN;
 	ctx_lock(ctx);
 	while (!ctx->watch_tid)
 		pthread_cond_wait(&ctx->changed, &ctx->lock);
@@ -358,7 +419,7 @@ void watch_stop(struct daxlease_ctx *ctx)
 	ctx_lock(ctx);
 	ctx->stop = true;
 	wake_watch(ctx);
-	pthread_cond_broadcast(&ctx->changed);
+	pthread_cond_broadcast(&ctx->help);
 	ctx_unlock(ctx);
 	if (ctx->watch_tid)
 		pthread_join(ctx->watch, NULL);
