@@ -4,7 +4,9 @@
 # Does what the README says where nothing has been done before. See usage().
 set -euo pipefail
 
-export prog=clean
+# For common.sh.
+# shellcheck disable=SC2034
+prog=clean
 
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 # shellcheck source-path=SCRIPTDIR source=../../scripts/lib/common.sh
