@@ -277,19 +277,12 @@ static void deregister(struct run *run, struct lease *l, struct daxlease_mr *mr)
 	move(mr, EV_DEREG);
 }
 
-int brk_room(const struct daxlease_mr *mr, size_t *ret_length)
+size_t brk_room(const struct daxlease_mr *mr, uint64_t size)
 {
 	const uint64_t page = mr->ctx->page_size;
-	uint64_t size, room = 0;
-	int err = sys_file_size(mr->lease->fd, &size);
+	uint64_t end = (size + page - 1) / page * page;
 
-	if (err)
-		return err;
-	size = (size + page - 1) / page * page;
-	if (size > mr->range.offset)
-		room = size - mr->range.offset;
-	*ret_length = min_u64(mr->length, room);
-	return 0;
+	return end > mr->range.offset ? min_u64(mr->length, end - mr->range.offset) : 0;
 }
 
 static void set_guarded(struct daxlease_mr *mr, bool guarded)
@@ -357,9 +350,12 @@ static void regained(struct daxlease_mr *mr, const struct pin *pin, size_t lengt
 static bool regain(struct run *run, struct daxlease_mr *mr)
 {
 	struct pin pin;
-	size_t length;
-	int err = brk_room(mr, &length);
+	size_t length = 0;
+	uint64_t size;
+	int err = sys_file_size(mr->lease->fd, &size);
 
+	if (!err)
+		length = brk_room(mr, size);
 	mr->past_end = !err && !length;
 	if (mr->past_end) {
 		mr->retry_at_ns = back_off(&mr->backoff_ms, sys_now_ns());
@@ -748,10 +744,12 @@ static void look(struct daxlease_ctx *ctx, struct lease *l)
 static bool shrank(const struct lease *l)
 {
 	struct daxlease_mr *mr;
-	size_t room;
+	uint64_t size;
 
+	if (sys_file_size(l->fd, &size))
+		return true;
 	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (mr->ibv_mr && (brk_room(mr, &room) || room < mr->registered))
+		if (mr->ibv_mr && brk_room(mr, size) < mr->registered)
 			return true;
 	}
 	return false;

@@ -55,8 +55,8 @@ void brk_registered(struct daxlease_mr *mr, const struct pin *pin, size_t length
 /* The MR, but not from the moment on that it may be deregistered: then NULL. */
 struct ibv_mr *brk_usable_mr(const struct daxlease_mr *mr);
 
-/* Bytes of the region that the file's pages reach. */
-int brk_room(const struct daxlease_mr *mr, size_t *ret_length);
+/* Bytes of the region that the pages of a file of this size reach. */
+size_t brk_room(const struct daxlease_mr *mr, uint64_t size);
 
 /* A callback runs in this thread, of whatever context. */
 bool brk_in_callback(void);

@@ -33,10 +33,11 @@ static int check_rest(int maps_fd, uintptr_t end, const struct sys_vma *first, b
 	return 0;
 }
 
-static int fd_info(int fd, struct log *log, struct sys_file *ret_file)
+static int fd_info(int fd, struct log *log, struct sys_file *ret_file, int *ret_mode)
 {
 	int err = sys_access_mode(fd);
 
+	*ret_mode = err;
 	if (err >= 0)
 		err = sys_file_info(fd, ret_file);
 	if (err < 0) {
@@ -162,7 +163,8 @@ int dax_inspect(int maps_fd, int fd, const void *addr, size_t length, struct log
 	struct sys_vma vma;
 	int err;
 
-	err = fd == -1 ? 0 : fd_info(fd, log, &file);
+	err = fd == -1 ? 0 : fd_info(fd, log, &file, &range.access_mode);
+	range.size = file.size;
 	if (err)
 		return err;
 	err = sys_query_vma(maps_fd, (uintptr_t)addr, &vma);

@@ -25,13 +25,26 @@ const struct lease_ops *lease_kind_find(enum daxlease_kind kind)
 	return NULL;
 }
 
-/*
- * A description has one lease at a time, of either flavour: taking it twice would
- * succeed, and move the first holder's signal to the second without a word.
- */
 static bool is_leased(int type)
 {
 	return type >= 0 && type != F_UNLCK;
+}
+
+/*
+ * A description has one lease at a time, of either flavour: taking it twice would
+ * succeed, and move the first holder's signal to the second without a word. Whoever
+ * takes one is made the description's owner by the kernel, unless there is one, and
+ * giving back takes the owner away, so one question is enough in the common case. An
+ * owner that is gone reads as none: what nobody answers for may be taken over.
+ */
+static int check_free(int fd)
+{
+	struct sys_owner owner;
+	int err = sys_get_owner(fd, &owner);
+
+	if (err || !owner.id)
+		return err;
+	return is_leased(sys_get_lease(fd)) || is_leased(sys_get_deleg(fd)) ? -EAGAIN : 0;
 }
 
 /*
@@ -60,10 +73,11 @@ static void prepare_fork(void)
 static int take_locked(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
 		       const struct lease_ops **ret_ops)
 {
-	int ret = -EOPNOTSUPP;
+	int ret = check_free(fd);
 
-	if (is_leased(sys_get_lease(fd)) || is_leased(sys_get_deleg(fd)))
-		return -EAGAIN;
+	if (ret)
+		return ret;
+	ret = -EOPNOTSUPP;
 	for (unsigned int i = 0; i < ARRAY_SIZE(kinds) && ret == -EOPNOTSUPP; i++) {
 		if (kind != DAXLEASE_KIND_AUTO && kind != kinds[i]->kind)
 			continue;

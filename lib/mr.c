@@ -78,17 +78,6 @@ static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kin
 	return err;
 }
 
-static int take_first(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind)
-{
-	int err = sys_access_mode(l->fd);
-
-	if (err >= 0) {
-		l->type = lease_type_for(err);
-		err = lease_take(kind, l->fd, l->type, &ctx->notice, &l->ops);
-	}
-	return err;
-}
-
 static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind,
 		     const struct dax_range *range, struct lease **ret_lease)
 {
@@ -103,7 +92,8 @@ static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind,
 	err = reserve_fd(ctx, l->fd);
 	if (err)
 		goto err_close;
-	err = take_first(ctx, l, kind);
+	l->type = lease_type_for(range->access_mode);
+	err = lease_take(kind, l->fd, l->type, &ctx->notice, &l->ops);
 	if (err)
 		goto err_close;
 	l->held = true;
@@ -237,14 +227,12 @@ static int read_opts(struct daxlease_ctx *ctx, const struct daxlease_mr_opts *op
 
 static int check_room(struct daxlease_mr *mr)
 {
-	size_t room;
-	int err = brk_room(mr, &room);
-
-	if (!err && room >= mr->length)
+	if (brk_room(mr, mr->range.size) >= mr->length)
 		return 0;
-	log_add(&mr->ctx->log, DAXLEASE_LOG_ERR, "range %p+%zu: %s", mr->addr, mr->length,
-		err ? strerror(-err) : "reaches beyond the end of the file: extend it first");
-	return err ? err : -EINVAL;
+	log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
+		"range %p+%zu: reaches beyond the end of the file: extend it first", mr->addr,
+		mr->length);
+	return -EINVAL;
 }
 
 /* From here on it is the caller's. ctx->lock is held. */
@@ -276,17 +264,17 @@ static int register_leased(struct daxlease_mr *mr, int fd, struct daxlease_mr **
 {
 	struct daxlease_ctx *ctx = mr->ctx;
 	struct pin pin;
-	int err;
+	int err = check_room(mr);
 
+	if (err)
+		return err;
 	ctx_lock(ctx);
 	err = join_lease(mr, fd);
 	mr->in_verbs = true;
 	ctx_unlock(ctx);
 	if (err)
 		return err;
-	err = check_room(mr);
-	if (!err)
-		err = pin_attach(mr, mr->length, &pin);
+	err = pin_attach(mr, mr->length, &pin);
 	ctx_lock(ctx);
 	mr->in_verbs = false;
 	if (err)
