@@ -419,7 +419,7 @@ static void to_rts(struct endpoint *ep)
 	struct ibv_qp_attr attr = {
 		.qp_state = IBV_QPS_RTS,
 		.timeout = 17,
-		.retry_cnt = 7,
+		.retry_cnt = 6, /* soft-RoCE takes 7 for "for ever" */
 		.rnr_retry = 7,
 		.sq_psn = ep->local.psn,
 		.max_rd_atomic = 1,

@@ -361,7 +361,7 @@ static int connect_qp(struct ibv_qp *qp, const struct ibv_qp *peer,
 	attr = (struct ibv_qp_attr){
 		.qp_state = IBV_QPS_RTS,
 		.timeout = 14,
-		.retry_cnt = 7,
+		.retry_cnt = 6, /* soft-RoCE takes 7 for "for ever" */
 		.rnr_retry = 7,
 		.max_rd_atomic = 1,
 	};

@@ -129,8 +129,9 @@ enum daxlease_log_level {
 };
 
 /*
- * A log line, without newline. May be called from any thread, but never with a
- * lock of the library held; must not call into the library.
+ * A log line, without newline. May be called from any thread, in several at once, but
+ * never with a lock of the library held; must not call into the library. As callbacks,
+ * it should not block.
  */
 typedef void (*daxlease_log_fn)(enum daxlease_log_level level, const char *line, void *userdata);
 
@@ -183,6 +184,9 @@ DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_ctx_new(const struct daxlease_ctx_
 /*
  * Ends the thread and frees everything. NULL is a no-op.
  *
+ * No call on the context or its regions may be under way in another thread, not even
+ * one that is about to return.
+ *
  * -EBUSY: regions exist still; nothing was done. -EDEADLK: from a callback.
  * -ECHILD. Since 0.1.
  */
@@ -219,7 +223,10 @@ DAXLEASE_API int daxlease_ctx_dispatch(struct daxlease_ctx *ctx);
  */
 DAXLEASE_API int daxlease_ctx_notify(struct daxlease_ctx *ctx, const siginfo_t *info);
 
-/* Replaces the log callback (NULL: silent) and level. -ECHILD. Since 0.1. */
+/*
+ * Replaces the log callback (NULL: silent) and level. Another thread may still be in the
+ * old one when this returns. -ECHILD. Since 0.1.
+ */
 DAXLEASE_API int daxlease_ctx_set_log(struct daxlease_ctx *ctx, daxlease_log_fn fn,
 				      enum daxlease_log_level level, void *userdata);
 
@@ -415,7 +422,8 @@ DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_reg_mr(struct daxlease_ctx *ctx, s
  * Waits for a callback of the region that runs in another thread. After it
  * returned 0 no callback of the region runs any more. NULL is a no-op.
  *
- * Any error of ibv_dereg_mr(): region and lease stay, the call may be repeated.
+ * Any error of ibv_dereg_mr(), or -EACCES if the right to give the lease back was lost:
+ * what is left of region and lease stays, the call may be repeated.
  * -EDEADLK: from a callback. -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_dereg_mr(struct daxlease_mr *mr);
