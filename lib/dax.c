@@ -164,7 +164,6 @@ int dax_inspect(int maps_fd, int fd, const void *addr, size_t length, struct log
 	int err;
 
 	err = fd == -1 ? 0 : fd_info(fd, log, &file, &range.access_mode);
-	range.size = file.size;
 	if (err)
 		return err;
 	err = sys_query_vma(maps_fd, (uintptr_t)addr, &vma);

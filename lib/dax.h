@@ -17,7 +17,6 @@ struct dax_range {
 	dev_t dev;	 /* of the file, if fs_dax */
 	ino_t ino;
 	uint64_t offset; /* in the file, of the range's start */
-	uint64_t size;	 /* of the file, when it was looked at */
 	int access_mode; /* of fd: O_RDONLY, O_RDWR */
 };
 

@@ -225,14 +225,17 @@ static int read_opts(struct daxlease_ctx *ctx, const struct daxlease_mr_opts *op
 	return check_opts(ctx, ret_opts);
 }
 
+/* Under the lease, for before it the file may still have shrunk unnoticed. */
 static int check_room(struct daxlease_mr *mr)
 {
-	if (brk_room(mr, mr->range.size) >= mr->length)
+	uint64_t size;
+	int err = sys_file_size(mr->lease->fd, &size);
+
+	if (!err && brk_room(mr, size) >= mr->length)
 		return 0;
-	log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
-		"range %p+%zu: reaches beyond the end of the file: extend it first", mr->addr,
-		mr->length);
-	return -EINVAL;
+	log_add(&mr->ctx->log, DAXLEASE_LOG_ERR, "range %p+%zu: %s", mr->addr, mr->length,
+		err ? strerror(-err) : "reaches beyond the end of the file: extend it first");
+	return err ? err : -EINVAL;
 }
 
 /* From here on it is the caller's. ctx->lock is held. */
@@ -264,17 +267,17 @@ static int register_leased(struct daxlease_mr *mr, int fd, struct daxlease_mr **
 {
 	struct daxlease_ctx *ctx = mr->ctx;
 	struct pin pin;
-	int err = check_room(mr);
+	int err;
 
-	if (err)
-		return err;
 	ctx_lock(ctx);
 	err = join_lease(mr, fd);
 	mr->in_verbs = true;
 	ctx_unlock(ctx);
 	if (err)
 		return err;
-	err = pin_attach(mr, mr->length, &pin);
+	err = check_room(mr);
+	if (!err)
+		err = pin_attach(mr, mr->length, &pin);
 	ctx_lock(ctx);
 	mr->in_verbs = false;
 	if (err)
