@@ -115,6 +115,8 @@ static void interleave(struct reg *r, struct variant *v, size_t n)
 	unsigned int rounds = r->env->quick ? 200 : 2000;
 	struct times t;
 
+	if (r->file.length > 16 << 20)
+		rounds /= 4;
 	for (unsigned int i = 0; i < 20; i++)
 		v[i % n].fn(r, &t);
 	for (unsigned int i = 0; i < rounds; i++) {
@@ -163,7 +165,7 @@ static void first(struct reg *r)
 
 void bench_register(const struct env *env)
 {
-	static const size_t lengths[] = { 4 << 10, 1 << 20 };
+	static const size_t lengths[] = { 4 << 10, 1 << 20, 64 << 20 };
 	struct reg r = { .env = env, .tid = gettid(), .signo = SIGRTMAX - 5 };
 
 	report_part("a", "register and deregister, on-demand paging, lease kind %s",

@@ -15,28 +15,28 @@ enum effect {
 
 struct tool {
 	const char *name;
-	const char *command; /* %s: the file */
+	const char *command; /* $F: the file */
 	enum effect lease, deleg;
 	long size_after; /* -1: does not matter */
 };
 
 static const struct tool tools[] = {
-	{ "truncate", "LC_ALL=C truncate -s 4096 %s 2>&1 | grep 'Resource temporarily unavailable'",
+	{ "truncate", "LC_ALL=C truncate -s 4096 $F 2>&1 | grep 'Resource temporarily unavailable'",
 	  REFUSED, REFUSED, FILE_SIZE },
-	{ "perl", "perl -e 'truncate($ARGV[0], 4096) or die $!' %s", DRAINS, DRAINS, PAGE },
-	{ "fallocate", "fallocate -p -o 4096 -l 4096 %s", DRAINS, DRAINS, FILE_SIZE },
-	{ "dd", "dd if=/dev/zero of=%s bs=4096 count=1 conv=notrunc", DRAINS, DRAINS, FILE_SIZE },
-	{ "append", ": >> %s", DRAINS, DRAINS, FILE_SIZE },
-	{ "overwrite", ": > %s", DRAINS, DRAINS, 0 },
-	{ "cp", "cp %s /tmp/copy && test $(stat -c %%s /tmp/copy) = 65536", READS, READS,
+	{ "perl", "perl -e 'truncate($ARGV[0], 4096) or die $!' $F", DRAINS, DRAINS, PAGE },
+	{ "fallocate", "fallocate -p -o 4096 -l 4096 $F", DRAINS, DRAINS, FILE_SIZE },
+	{ "dd", "dd if=/dev/zero of=$F bs=4096 count=1 conv=notrunc", DRAINS, DRAINS, FILE_SIZE },
+	{ "append", ": >> $F", DRAINS, DRAINS, FILE_SIZE },
+	{ "overwrite", ": > $F", DRAINS, DRAINS, 0 },
+	{ "cp", "cp $F /tmp/copy && test $(stat -c %s /tmp/copy) = 65536", READS, READS,
 	  FILE_SIZE },
-	{ "cp-onto", "cp /dev/null %s", DRAINS, DRAINS, 0 },
-	{ "cat", "cat %s | wc -c | grep -x 65536", READS, READS, FILE_SIZE },
-	{ "stat", "stat %s && ls -l %s", NOTHING, NOTHING, FILE_SIZE },
-	{ "mv", "f=%s; mv $f $f.new", NOTHING, DRAINS, -1 },
-	{ "rm", "rm %s", NOTHING, DRAINS, -1 },
-	{ "chmod", "chmod 600 %s", NOTHING, DRAINS, FILE_SIZE },
-	{ "ln", "f=%s; ln $f $f.new", NOTHING, DRAINS, FILE_SIZE },
+	{ "cp-onto", "cp /dev/null $F", DRAINS, DRAINS, 0 },
+	{ "cat", "cat $F | wc -c | grep -x 65536", READS, READS, FILE_SIZE },
+	{ "stat", "stat $F && ls -l $F", NOTHING, NOTHING, FILE_SIZE },
+	{ "mv", "mv $F $F.new", NOTHING, DRAINS, -1 },
+	{ "rm", "rm $F", NOTHING, DRAINS, -1 },
+	{ "chmod", "chmod 600 $F", NOTHING, DRAINS, FILE_SIZE },
+	{ "ln", "ln $F $F.new", NOTHING, DRAINS, FILE_SIZE },
 };
 
 static void check_drained(struct stage *s, uint32_t rkey)
@@ -70,7 +70,7 @@ static void run_tool(const struct world *w, const void *arg)
 		traffic_start(&traffic, &s);
 	else
 		stage_access(&s, 0, rkey, IBV_WC_SUCCESS);
-	snprintf(command, sizeof(command), tool->command, s.file.path, s.file.path);
+	snprintf(command, sizeof(command), "F='%s'; %s", s.file.path, tool->command);
 	CHECK_EQ(other_do(&s.other, OP_SHELL, command, 0, -1), 0);
 	if (effect == READS) {
 		traffic_check(&traffic);
