@@ -626,9 +626,10 @@ static void plan_retake(struct lease *l)
 {
 	uint64_t now = sys_now_ns();
 
-	l->patience_ms = now - l->taken_ns < SETTLED_NS ? l->patience_ms * 2 : BACKOFF_FIRST_MS;
-	if (l->patience_ms > PATIENCE_MAX_MS)
-		l->patience_ms = PATIENCE_MAX_MS;
+	if (!l->patience_ms || now - l->taken_ns > SETTLED_NS)
+		l->patience_ms = BACKOFF_FIRST_MS;
+	else if (l->patience_ms < PATIENCE_MAX_MS)
+		l->patience_ms *= 2;
 	l->backoff_ms = l->patience_ms;
 	l->retry_at_ns = now + l->patience_ms * NSEC_PER_MSEC;
 }
