@@ -24,5 +24,6 @@ done
 
 sed -n '/quickstart: begin/,/quickstart: end/p' "$top/examples/register.c" | sed '1d;$d' >"$dir/code"
 [ -s "$dir/code" ] || { echo "no quickstart in examples/register.c"; exit 1; }
+# shellcheck disable=SC2016 # these are backquotes of Markdown
 sed -n '/^```c$/,/^```$/p' "$top/README.md" | sed '1d;$d' >"$dir/quoted"
 diff -u "$dir/code" "$dir/quoted" || { echo "README.md quotes another quickstart"; exit 1; }
