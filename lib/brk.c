@@ -208,7 +208,7 @@ static void go_away(struct run *run, struct daxlease_mr *mr, bool *busy)
 		brk_queue(ctx, l); /* the other regions of the file */
 	set_due(ctx, l, lease_due(l));
 	run->runner->away(ctx);
-	ctx_unlock(ctx);
+	pthread_mutex_unlock(&ctx->lock); /* no log lines: their function may block */
 }
 
 static void come_back(struct run *run, bool *busy)
@@ -260,7 +260,7 @@ static void deregister(struct run *run, struct lease *l, struct daxlease_mr *mr)
 	if (err) {
 		mr->ctx->stats.dereg_failures++;
 		mr->last_error = err;
-		l->dereg_error = err;
+		l->error = err;
 		mr->retry_at_ns = back_off(&mr->backoff_ms, sys_now_ns());
 		log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
 			FILE_FMT "ibv_dereg_mr of %p+%zu: %s; the lease is kept, trying again",
@@ -383,6 +383,7 @@ static bool regain(struct run *run, struct daxlease_mr *mr)
 static void callback_begin(struct run *run, struct daxlease_mr *mr)
 {
 	go_away(run, mr, &mr->in_cb);
+	log_flush(&run->ctx->log); /* one callback, or another */
 	callback_depth++;
 	run->called++;
 }
@@ -556,7 +557,7 @@ void brk_begin(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_cause ca
 	ctx->breaking++;
 	l->cause = cause;
 	l->result = 0;
-	l->dereg_error = 0;
+	l->error = 0;
 	l->notice_ns = foreign ? l->noticed_ns : sys_now_ns();
 	l->retry_at_ns = 0;
 	l->foreign = false;
@@ -582,7 +583,8 @@ void brk_left(struct daxlease_ctx *ctx, struct lease *l)
 
 /*
  * Giving back can be refused, -EACCES, if the file was given to another owner or the
- * process dropped its rights. At its deadline the kernel takes the lease by itself.
+ * process dropped its rights. At its deadline the kernel takes the lease by itself, or
+ * makes a read lease of it for a reader, which can then be given back as if in time.
  */
 static bool kernel_took(const struct lease *l)
 {
@@ -597,7 +599,7 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 		err = l->ops->give_back(l->fd);
 		l->held = err && err != -ESTALE;
 	}
-	if (l->held && kernel_took(l)) {
+	if (kernel_took(l)) {
 		err = -ESTALE;
 		l->held = false;
 	}
@@ -662,6 +664,7 @@ static bool end_break(struct daxlease_ctx *ctx, struct lease *l)
 	if (l->held)
 		err = brk_give_back(ctx, l);
 	if (l->held) { /* see kernel_took() */
+		l->error = err;
 		l->retry_at_ns = back_off(&l->backoff_ms, sys_now_ns());
 		return false;
 	}
@@ -694,13 +697,13 @@ static void lend(struct daxlease_ctx *ctx, struct lease *l)
 {
 	struct daxlease_mr *mr;
 
-	log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "a reader: lease lent, regions unguarded",
-		FILE_ARGS(l));
 	brk_give_back(ctx, l);
 	if (l->held) { /* it could not be; the slow way may */
 		brk_begin(ctx, l, DAXLEASE_CAUSE_READER);
 		return;
 	}
+	log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "a reader: lease lent, regions unguarded",
+		FILE_ARGS(l));
 	ctx->stats.breaks++;
 	ctx->stats.reader_breaks++;
 	l->lent = true;

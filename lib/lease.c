@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "lease.h"
 #include "util.h"
@@ -32,23 +33,25 @@ static bool is_leased(int type)
 
 /*
  * A description has one lease at a time, of either flavour: taking it twice would
- * succeed, and move the first holder's signal to the second without a word. Whoever
- * takes one is made the description's owner by the kernel, unless there is one, and
- * giving back takes the owner away, so one question is enough in the common case. An
- * owner that is gone reads as none: what nobody answers for may be taken over.
+ * succeed, and move the first holder's signal to the second without a word. The owner
+ * (F_GETOWN_EX) would tell in one call, but reads as none from other PID namespaces.
  */
 static int check_free(int fd)
 {
-	struct sys_owner owner;
-	int err = sys_get_owner(fd, &owner);
+	static atomic_bool no_delegs; /* the kernel does not learn it while we run */
+	int deleg = F_UNLCK;
 
-	if (err || !owner.id)
-		return err;
-	return is_leased(sys_get_lease(fd)) || is_leased(sys_get_deleg(fd)) ? -EAGAIN : 0;
+	if (is_leased(sys_get_lease(fd)))
+		return -EAGAIN;
+	if (!atomic_load_explicit(&no_delegs, memory_order_relaxed))
+		deleg = sys_get_deleg(fd);
+	if (deleg == -EINVAL)
+		atomic_store_explicit(&no_delegs, true, memory_order_relaxed);
+	return is_leased(deleg) ? -EAGAIN : 0;
 }
 
 /*
- * Asking and taking are one step only within this lock; innermost of all. It guards
+ * Asking and taking are one step only within this lock. It guards
  * against other threads of this process, which alone share the description by design.
  */
 static pthread_mutex_t take_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -64,10 +67,15 @@ static void unlock_taking(void)
 	pthread_mutex_unlock(&take_lock);
 }
 
-/* Whoever forks while another thread takes a lease gives the child a free lock. */
+/* Another thread may have held it when the child was made. It guards no memory. */
+static void free_lock_in_child(void)
+{
+	pthread_mutex_init(&take_lock, NULL);
+}
+
 static void prepare_fork(void)
 {
-	pthread_atfork(lock_taking, unlock_taking, unlock_taking);
+	pthread_atfork(NULL, NULL, free_lock_in_child);
 }
 
 static int take_locked(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,

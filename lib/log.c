@@ -12,6 +12,7 @@ void log_init(struct log *log)
 	log->level = DAXLEASE_LOG_ERR;
 	log->userdata = NULL;
 	STAILQ_INIT(&log->lines);
+	log->flushing = false;
 	atomic_init(&log->pending, false);
 }
 
@@ -61,7 +62,7 @@ void log_add(struct log *log, enum daxlease_log_level level, const char *fmt, ..
 		va_end(ap);
 		if (line) {
 			STAILQ_INSERT_TAIL(&log->lines, line, link);
-			atomic_store_explicit(&log->pending, true, memory_order_relaxed);
+			atomic_store_explicit(&log->pending, !log->flushing, memory_order_relaxed);
 		}
 	}
 	pthread_mutex_unlock(&log->lock);
@@ -70,23 +71,26 @@ void log_add(struct log *log, enum daxlease_log_level level, const char *fmt, ..
 void log_flush(struct log *log)
 {
 	struct log_line *line;
-	daxlease_log_fn fn;
-	void *userdata;
 
-	while (log_pending(log)) {
-		pthread_mutex_lock(&log->lock);
-		line = STAILQ_FIRST(&log->lines);
-		if (line)
-			STAILQ_REMOVE_HEAD(&log->lines, link);
-		if (STAILQ_EMPTY(&log->lines))
-			atomic_store_explicit(&log->pending, false, memory_order_relaxed);
-		fn = log->fn;
-		userdata = log->userdata;
+	if (!log_pending(log))
+		return;
+	pthread_mutex_lock(&log->lock);
+	if (log->flushing)
+		goto out;
+	log->flushing = true;
+	atomic_store_explicit(&log->pending, false, memory_order_relaxed);
+	while ((line = STAILQ_FIRST(&log->lines))) {
+		daxlease_log_fn fn = log->fn;
+		void *userdata = log->userdata;
+
+		STAILQ_REMOVE_HEAD(&log->lines, link);
 		pthread_mutex_unlock(&log->lock);
-		if (!line)
-			break;
 		if (fn)
 			fn(line->level, line->text, userdata);
 		free(line);
+		pthread_mutex_lock(&log->lock);
 	}
+	log->flushing = false;
+out:
+	pthread_mutex_unlock(&log->lock);
 }

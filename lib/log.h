@@ -26,7 +26,8 @@ struct log {
 	enum daxlease_log_level level;
 	void *userdata;
 	STAILQ_HEAD(, log_line) lines;
-	atomic_bool pending; /* lines is not empty; a hint, read without the lock */
+	bool flushing;	     /* some thread is in log_flush(): one at a time, in order */
+	atomic_bool pending; /* there are lines, nobody flushes; read without the lock */
 };
 
 void log_init(struct log *log);
@@ -43,7 +44,7 @@ static inline bool log_pending(const struct log *log)
 	return atomic_load_explicit(&log->pending, memory_order_relaxed);
 }
 
-/* No lock held. */
+/* No lock held. If another thread is at it, that one hands these out as well. */
 void log_flush(struct log *log);
 
 #endif

@@ -120,6 +120,8 @@ static void end_lease(struct daxlease_ctx *ctx, struct lease *l)
 {
 	if (l->held)
 		brk_give_back(ctx, l);
+	if (l->held) /* refused, and nobody is left to try again: closing is all there is */
+		ctx->stats.leases--;
 	if (l->breaking)
 		ctx->breaking--;
 	if (l->on_work)
@@ -272,6 +274,7 @@ static int register_leased(struct daxlease_mr *mr, int fd, struct daxlease_mr **
 	ctx_lock(ctx);
 	err = join_lease(mr, fd);
 	mr->in_verbs = true;
+	watch_kick(ctx); /* the lease may have been taken again, which others wait for */
 	ctx_unlock(ctx);
 	if (err)
 		return err;
@@ -611,7 +614,7 @@ static bool recall_done(const void *arg)
 {
 	const struct lease *l = arg;
 
-	return l->breaking ? l->dereg_error : all_told(l);
+	return l->breaking ? l->error : all_told(l);
 }
 
 static int recall(struct lease *l, struct daxlease_ctx *ctx)
@@ -619,12 +622,12 @@ static int recall(struct lease *l, struct daxlease_ctx *ctx)
 	if (l->recalled && !l->breaking)
 		return -EALREADY;
 	l->recalled = true;
-	l->dereg_error = 0;
+	l->error = 0;
 	if (!l->breaking)
 		brk_begin(ctx, l, DAXLEASE_CAUSE_RECALL);
 	brk_queue(ctx, l);
 	watch_wait(ctx, recall_done, l);
-	return l->breaking ? l->dereg_error : l->result;
+	return l->breaking ? l->error : l->result;
 }
 
 /* For what waits for callbacks, and needs a lease. */

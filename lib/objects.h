@@ -5,7 +5,8 @@
  * ctx->lock protects every member of a context, of its leases and of its regions,
  * unless the member says otherwise. It is never held while the user's code or a
  * verbs call runs: a region is marked busy (in_cb, in_verbs) instead, and a busy
- * region is not freed, nor its lease. The only lock taken inside it is log->lock.
+ * region is not freed, nor its lease. Inside it log->lock and the lock of lease_take()
+ * are taken, never both.
  */
 #ifndef DAXLEASE_OBJECTS_H
 #define DAXLEASE_OBJECTS_H
@@ -46,7 +47,7 @@ struct lease {
 	bool user_due; /* a callback is due that could not be called where it was found */
 	enum daxlease_cause cause;   /* of the break, or of the last one */
 	int result;		     /* of the last break: 0, -ETIMEDOUT, -ESTALE */
-	int dereg_error;	     /* in this break, or 0 */
+	int error;		     /* of ibv_dereg_mr() or of giving back in this break, or 0 */
 	bool foreign;		     /* others wait for it: the kernel has a deadline */
 	uint64_t noticed_ns;	     /* when noticed was set */
 	uint64_t notice_ns;	     /* when the break began */

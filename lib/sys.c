@@ -183,16 +183,6 @@ int sys_epoll(const int *fds, size_t nfds)
 	return ep;
 }
 
-int sys_get_owner(int fd, struct sys_owner *ret_owner)
-{
-	struct f_owner_ex ex;
-
-	if (fcntl(fd, F_GETOWN_EX, &ex) < 0)
-		return -errno;
-	*ret_owner = (struct sys_owner){ .type = ex.type, .id = ex.pid };
-	return 0;
-}
-
 int sys_set_owner(int fd, struct sys_owner owner)
 {
 	struct f_owner_ex ex = { .type = owner.type, .pid = owner.id };

@@ -51,7 +51,6 @@ int sys_timer_arm(int timerfd, uint64_t at_ns); /* CLOCK_MONOTONIC; NEVER disarm
 int sys_epoll(const int *fds, size_t nfds);
 
 /* Leases and delegations; types are F_RDLCK, F_WRLCK, F_UNLCK. */
-int sys_get_owner(int fd, struct sys_owner *ret_owner);
 int sys_set_owner(int fd, struct sys_owner owner);
 int sys_set_signal(int fd, int signo);
 int sys_set_lease(int fd, int type);

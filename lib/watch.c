@@ -88,7 +88,7 @@ static int start_helper(struct daxlease_ctx *ctx)
 
 static bool is_last(const struct daxlease_ctx *ctx)
 {
-	return 1 + ctx->nhelpers - ctx->users < 2;
+	return ctx->users >= ctx->nhelpers;
 }
 
 static bool may_call_in_thread(struct daxlease_ctx *ctx)
@@ -144,7 +144,7 @@ static void run_in_thread(struct daxlease_ctx *ctx)
 /* The user's function may block as any other callback. True: it was called. */
 static bool flush_log(struct daxlease_ctx *ctx)
 {
-	if (!log_pending(&ctx->log))
+	if (!log_pending(&ctx->log) || !may_call_in_thread(ctx))
 		return false;
 	away_in_thread(ctx);
 	ctx_unlock(ctx);

@@ -96,7 +96,7 @@ enum daxlease_state {
 	DAXLEASE_STATE_UNGUARDED,     /* registered, lease lent to a reader */
 	DAXLEASE_STATE_DRAINING,      /* breaking; the application is asked to finish */
 	DAXLEASE_STATE_DEREGISTERING, /* drained or fenced; ibv_dereg_mr() under way or failing */
-	DAXLEASE_STATE_RELEASED,      /* not registered; lease given back */
+	DAXLEASE_STATE_RELEASED,      /* not registered; lease given back once all regions are */
 	DAXLEASE_STATE_REGAINING,     /* lease taken again, ibv_reg_mr() under way */
 };
 
@@ -129,8 +129,8 @@ enum daxlease_log_level {
 };
 
 /*
- * A log line, without newline. May be called from any thread, in several at once, but
- * never with a lock of the library held; must not call into the library. As callbacks,
+ * A log line, without newline. May be called from any thread, in one at a time for a
+ * context, never with a lock of the library held; must not call into the library. As callbacks,
  * it should not block.
  */
 typedef void (*daxlease_log_fn)(enum daxlease_log_level level, const char *line, void *userdata);
@@ -172,7 +172,7 @@ struct daxlease_ctx_opts {
 
 /*
  * Creates a context: the owner of regions and, by mode, of one thread. All
- * signals are blocked in that thread. The caller frees it with
+ * signals are blocked in that thread, but SIGBUS, SIGSEGV, SIGFPE and SIGILL. The caller frees it with
  * daxlease_ctx_free(). opts may be NULL.
  *
  * -EINVAL: unknown mode, kind or signal. -E2BIG, -ENOMEM. -EAGAIN: no thread.
@@ -497,7 +497,8 @@ DAXLEASE_API int daxlease_mr_drained(struct daxlease_mr *mr);
  *
  * Returns 0 if all regions were drained. -ETIMEDOUT: recalled, but at least one
  * of them had to be fenced. -ESTALE: recalled, but the kernel had taken the lease.
- * Errors of ibv_dereg_mr() as they are: not recalled yet; the regions concerned and
+ * Errors of ibv_dereg_mr() as they are, or -EACCES if the right to give the lease
+ * back was lost: not recalled yet; the regions concerned and
  * the lease stay, the library goes on trying, the call may be repeated to wait
  * again. -EALREADY: recalled already. -EOPNOTSUPP: the region has no lease.
  * -EDEADLK, -ECHILD. Since 0.1.

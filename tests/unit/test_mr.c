@@ -289,8 +289,6 @@ static void reg__out_of_memory_and_descriptors(void **state)
 	refused(fx, &a, -EMFILE);
 	fault_arm_name("sys_access_mode", 1, 1);
 	refused(fx, &a, -EBADF);
-	fault_arm_name("sys_get_owner", 1, 1);
-	refused(fx, &a, -EBADF);
 	fault_arm_name("sys_file_info", 1, 1);
 	refused(fx, &a, -ENOMEM);
 	fault_arm_name("sys_file_size", 1, 1);
