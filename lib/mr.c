@@ -1,193 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /* Public calls on regions; see daxlease.h for what each of them promises. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "brk.h"
+#include "share.h"
 #include "sys.h"
 #include "watch.h"
 
 #define MR_FLAGS (DAXLEASE_MR_REGAIN | DAXLEASE_MR_DRAIN_FOR_READERS | DAXLEASE_MR_EXCLUSIVE)
-
-/* ------------------------------------------------------------------------- */
-/* A file's lease: found, taken, ended. ctx->lock is held. */
-
-static unsigned int bucket_of(dev_t dev, ino_t ino)
-{
-	return (unsigned int)(ino ^ (ino >> 8) ^ dev) % LEASE_BUCKETS;
-}
-
-static struct lease *find_lease(struct daxlease_ctx *ctx, const struct dax_range *range)
-{
-	struct lease *l;
-
-	LIST_FOREACH(l, &ctx->buckets[bucket_of(range->dev, range->ino)], bucket_link) {
-		if (l->dev == range->dev && l->ino == range->ino)
-			return l;
-	}
-	return NULL;
-}
-
-static int reserve_fd(struct daxlease_ctx *ctx, int fd)
-{
-	size_t n = ctx->nfds ? ctx->nfds : 64;
-	struct lease **by_fd;
-
-	if ((size_t)fd < ctx->nfds)
-		return 0;
-	while (n <= (size_t)fd)
-		n *= 2;
-	by_fd = sys_realloc(ctx->by_fd, n * sizeof(*by_fd));
-	if (!by_fd)
-		return -ENOMEM;
-	memset(by_fd + ctx->nfds, 0, (n - ctx->nfds) * sizeof(*by_fd));
-	ctx->by_fd = by_fd;
-	ctx->nfds = n;
-	return 0;
-}
-
-static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, int err)
-{
-	const char *why;
-
-	switch (err) {
-	case -EAGAIN:
-		why = "the file is open elsewhere as well, or this description is leased already "
-		      "(by another context, another process or the program): close the others "
-		      "(fuser -v FILE shows them)";
-		break;
-	case -EACCES:
-		why = "only the owner of the file may lease it: run as the owner, or with CAP_LEASE";
-		break;
-	case -EOPNOTSUPP:
-		why = "kernel or filesystem has no such lease, or /proc/sys/fs/leases-enable is 0";
-		break;
-	case -EMFILE:
-		why = "no descriptor left for the library's duplicate: raise RLIMIT_NOFILE (ulimit -n)";
-		break;
-	case -ENOMEM:
-		why = "out of memory";
-		break;
-	default:
-		why = "unexpected";
-	}
-	log_add(&ctx->log, DAXLEASE_LOG_ERR, "fd %d: no lease (kind %s): %s: %s", fd,
-		daxlease_kind_str(kind), strerror(-err), why);
-	return err;
-}
-
-static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind,
-		     const struct dax_range *range, struct lease **ret_lease)
-{
-	struct lease *l = sys_calloc(1, sizeof(*l));
-	int err;
-
-	if (!l)
-		return refuse_lease(ctx, fd, kind, -ENOMEM);
-	l->fd = err = sys_dup(fd);
-	if (err < 0)
-		goto err_free;
-	err = reserve_fd(ctx, l->fd);
-	if (err)
-		goto err_close;
-	l->type = lease_type_for(range->access_mode);
-	err = lease_take(kind, l->fd, l->type, &ctx->notice, &l->ops);
-	if (err)
-		goto err_close;
-	l->held = true;
-	l->dev = range->dev;
-	l->ino = range->ino;
-	l->due_ns = NEVER;
-	TAILQ_INIT(&l->regions);
-	TAILQ_INSERT_TAIL(&ctx->leases, l, link);
-	LIST_INSERT_HEAD(&ctx->buckets[bucket_of(l->dev, l->ino)], l, bucket_link);
-	ctx->by_fd[l->fd] = l;
-	ctx->stats.leases++;
-	*ret_lease = l;
-	return 0;
-
-err_close:
-	sys_close(l->fd);
-err_free:
-	free(l);
-	return refuse_lease(ctx, fd, kind, err);
-}
-
-/* The last region is gone. */
-static void end_lease(struct daxlease_ctx *ctx, struct lease *l)
-{
-	if (l->held)
-		brk_give_back(ctx, l);
-	if (l->held) /* refused, and nobody is left to try again: closing is all there is */
-		ctx->stats.leases--;
-	if (l->breaking)
-		ctx->breaking--;
-	if (l->on_work)
-		TAILQ_REMOVE(&ctx->work, l, work_link);
-	TAILQ_REMOVE(&ctx->leases, l, link);
-	LIST_REMOVE(l, bucket_link);
-	ctx->by_fd[l->fd] = NULL;
-	sys_close(l->fd);
-	free(l);
-}
-
-static int refuse_share(struct daxlease_ctx *ctx, const struct lease *l, int err, const char *why)
-{
-	log_add(&ctx->log, DAXLEASE_LOG_ERR, "fd %d (inode %ju): %s", l->fd, (uintmax_t)l->ino,
-		why);
-	return err;
-}
-
-static int share_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
-		       bool writes)
-{
-	if (kind != DAXLEASE_KIND_AUTO && kind != l->ops->kind)
-		return refuse_share(ctx, l, -EINVAL,
-				    "leased already, with another kind, for another region");
-	if (writes && l->type == F_RDLCK)
-		return refuse_share(ctx, l, -EAGAIN,
-				    "leased already, for reading, through another description: "
-				    "deregister that region first");
-	if (l->recalled)
-		return refuse_share(ctx, l, -EAGAIN,
-				    "recalled: call daxlease_mr_regain() on its region first");
-	if (l->breaking || (!l->held && brk_retake(ctx, l)))
-		return refuse_share(ctx, l, -EAGAIN,
-				    "somebody else is about to use the file: try again later");
-	return 0;
-}
-
-/* Puts mr, not registered yet, under the lease of its file. */
-static int join_lease(struct daxlease_mr *mr, int fd)
-{
-	struct daxlease_ctx *ctx = mr->ctx;
-	enum daxlease_kind kind = mr->opts.kind;
-	struct lease *l = find_lease(ctx, &mr->range);
-	int err;
-
-	if (l)
-		err = share_lease(ctx, l, kind, mr->range.writable);
-	else
-		err = new_lease(ctx, fd, kind, &mr->range, &l);
-	if (err)
-		return err;
-	mr->lease = l;
-	TAILQ_INSERT_TAIL(&l->regions, mr, link);
-	return 0;
-}
-
-static void leave_lease(struct daxlease_mr *mr)
-{
-	struct lease *l = mr->lease;
-
-	TAILQ_REMOVE(&l->regions, mr, link);
-	if (TAILQ_EMPTY(&l->regions))
-		end_lease(mr->ctx, l);
-	else
-		brk_left(mr->ctx, l);
-}
 
 /* ------------------------------------------------------------------------- */
 /* Registering */
@@ -272,7 +94,7 @@ static int register_leased(struct daxlease_mr *mr, int fd, struct daxlease_mr **
 	int err;
 
 	ctx_lock(ctx);
-	err = join_lease(mr, fd);
+	err = share_join(mr, fd);
 	mr->in_verbs = true;
 	watch_kick(ctx); /* the lease may have been taken again, which others wait for */
 	ctx_unlock(ctx);
@@ -284,7 +106,7 @@ static int register_leased(struct daxlease_mr *mr, int fd, struct daxlease_mr **
 	ctx_lock(ctx);
 	mr->in_verbs = false;
 	if (err)
-		leave_lease(mr);
+		share_leave(mr);
 	else
 		publish(mr, &pin, ret_mr);
 	watch_kick(ctx);
@@ -374,18 +196,6 @@ static int deregister(struct daxlease_mr *mr)
 	return err;
 }
 
-/* The lease of the last region goes first: if it cannot, the region has to stay. */
-static int give_back_last(struct daxlease_mr *mr)
-{
-	struct lease *l = mr->lease;
-	int err;
-
-	if (!l || !l->held || TAILQ_FIRST(&l->regions) != TAILQ_LAST(&l->regions, regions))
-		return 0;
-	err = brk_give_back(mr->ctx, l);
-	return l->held ? err : 0;
-}
-
 static int end_region(struct daxlease_mr *mr)
 {
 	struct daxlease_ctx *ctx = mr->ctx;
@@ -396,7 +206,7 @@ static int end_region(struct daxlease_mr *mr)
 	wait_idle(mr);
 	err = deregister(mr);
 	if (!err)
-		err = give_back_last(mr);
+		err = share_give_back_last(mr);
 	if (err) {
 		mr->closing = false;
 		mr->last_error = err;
@@ -404,7 +214,7 @@ static int end_region(struct daxlease_mr *mr)
 			brk_queue(ctx, mr->lease);
 	} else {
 		if (mr->lease)
-			leave_lease(mr);
+			share_leave(mr);
 		ctx->stats.regions--;
 	}
 	pthread_cond_broadcast(&ctx->changed);

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * A region's share in the lease of its file: the first takes the lease, the last gives
+ * it back. ctx->lock is held throughout.
+ */
+#ifndef DAXLEASE_SHARE_H
+#define DAXLEASE_SHARE_H
+
+#include "objects.h"
+
+/*
+ * Puts mr, which is not registered yet, under the lease of its file; mr->range says
+ * which, mr->opts.kind what kind. A refusal is logged.
+ */
+int share_join(struct daxlease_mr *mr, int fd);
+
+/* mr, which is not registered any more, leaves. */
+void share_leave(struct daxlease_mr *mr);
+
+/*
+ * Gives the lease back if mr is the last that has it, so that a failure can still be
+ * told: then mr has to stay.
+ */
+int share_give_back_last(struct daxlease_mr *mr);
+
+#endif
