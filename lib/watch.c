@@ -247,10 +247,10 @@ static void wait_signals(struct daxlease_ctx *ctx, const sigset_t *set)
 	ctx->watch_woken = false;
 	ctx->watch_due_ns = NEVER;
 	ctx->watch_busy_ns = sys_now_ns();
-	/* All that came at once, for their deadlines run from now. */
+	/* All that came at once, for their deadlines run from now; if there can be more. */
 	while (signo > 0) {
 		take_signal(ctx, &info);
-		signo = sys_wait_signal(set, 0, &info);
+		signo = ctx->stats.leases > 1 ? sys_wait_signal(set, 0, &info) : 0;
 	}
 }
 

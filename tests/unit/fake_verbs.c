@@ -12,6 +12,7 @@
 struct gate {
 	bool shut;
 	unsigned int pass; /* may go through though it is shut */
+	bool once;	   /* whoever comes first leaves it open for the others */
 };
 
 struct failure {
@@ -112,6 +113,11 @@ void fake_shut_dereg(void)
 	SET(dereg_gate, ((struct gate){ .shut = true }));
 }
 
+void fake_shut_dereg_once(void)
+{
+	SET(dereg_gate, ((struct gate){ .shut = true, .once = true }));
+}
+
 void fake_open_reg(void)
 {
 	SET(reg_gate, (struct gate){ 0 });
@@ -129,6 +135,8 @@ void fake_pass_dereg(unsigned int n)
 
 static void go_through(struct gate *gate)
 {
+	if (gate->once && fake.waiting)
+		return;
 	fake.waiting++;
 	while (gate->shut && !gate->pass)
 		pthread_cond_wait(&changed, &lock);

@@ -25,6 +25,8 @@ void fake_odp(bool supported);
 /* Calls made while a gate is shut wait until it is opened. */
 void fake_shut_reg(void);
 void fake_shut_dereg(void);
+/* Only the next call waits, those after it don't. */
+void fake_shut_dereg_once(void);
 void fake_open_reg(void);
 void fake_open_dereg(void);
 /* Lets n calls pass that wait, or come later, and keeps the gate shut. */

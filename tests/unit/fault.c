@@ -72,6 +72,11 @@ void fault_reset(void)
 	fault_refuse_leases(0);
 }
 
+void fault_after_fork(void)
+{
+	pthread_mutex_init(&armed.lock, NULL);
+}
+
 const char *fault_hit(void)
 {
 	const char *hit;

@@ -27,6 +27,9 @@ void fault_reset(void);
 /* What fault_arm()'s failure hit, NULL: it was not reached. */
 const char *fault_hit(void);
 
+/* In a child of a program with threads: one of them may have been in here. */
+void fault_after_fork(void);
+
 /* For the fakes: -errno if this call is to fail, else 0. */
 int fault_check(const char *name, int err);
 

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -716,6 +717,52 @@ static void give_back__refused_for_a_reader(void **state)
 	user_dereg(&u);
 }
 
+/* The right is lost for longer than the kernel waits. */
+static void give_back__refused_until_the_kernels_deadline(void **state)
+{
+	struct fix *fx = *state;
+	struct user u = { .drain_answer = DAXLEASE_PENDING };
+	struct daxlease_stats stats;
+	struct breaker b;
+
+	fault_break_time(1);
+	user_reg(fx, &u, 0, 0);
+	breaker_open(&b, &fx->file, O_WRONLY);
+	EVENTUALLY(fx, atomic_load(&u.drains) == 1);
+	not_the_owner(true);
+	assert_int_equal(daxlease_mr_drained(u.mr), 0);
+	EVENTUALLY(fx, atomic_load(&u.releases) == 1);
+	not_the_owner(false);
+	assert_true(now_ns() >= u.brk.kernel_deadline_ns);
+	assert_int_equal(fcntl(fx->file.fd, F_SETLEASE, F_UNLCK), 0); /* the real one's part */
+	EVENTUALLY(fx, breaker_done(&b));
+	assert_final(fx, &u, -ESTALE);
+	fix_stats(fx, &stats);
+	assert_int_equal(stats.lost, 1);
+	assert_int_equal(stats.released + stats.leases, 0);
+	breaker_end(&b);
+	user_dereg(&u);
+}
+
+static void give_back__refused_to_the_last_region(void **state)
+{
+	struct daxlease_mr_info info = { .size = sizeof(info) };
+	struct fix *fx = *state;
+	struct user u = { 0 };
+
+	user_reg(fx, &u, 0, 0);
+	not_the_owner(true);
+	assert_int_equal(daxlease_dereg_mr(u.mr), -EACCES);
+	assert_int_equal(daxlease_dereg_mr(u.mr), -EACCES);
+	not_the_owner(false);
+	assert_int_equal(file_lease(&fx->file), F_WRLCK);
+	assert_int_equal(daxlease_mr_get_info(u.mr, &info), 0);
+	assert_int_equal(info.last_error, -EACCES);
+	assert_int_equal(fake_live(), 0);
+	user_dereg(&u);
+	assert_int_equal(file_lease(&fx->file), F_UNLCK);
+}
+
 /* ------------------------------------------------------------------------- */
 /* Several regions and files */
 
@@ -799,6 +846,226 @@ static void files__a_blocked_callback_holds_up_no_other(void **state)
 	user_dereg(&blocked);
 	user_dereg(&other);
 	file_end(&f);
+}
+
+static void regions__a_blocked_callback_holds_up_no_other(void **state)
+{
+	struct user blocked = { .block_drain = true }, other = { 0 };
+	struct daxlease_mr_opts opts = user_opts(&blocked, 0, 0);
+	struct fix *fx = *state;
+	struct breaker b;
+
+	assert_int_equal(user_try(fx, &blocked, &fx->file, 0, 2, &opts), 0);
+	opts = user_opts(&other, 0, 0);
+	assert_int_equal(user_try(fx, &other, &fx->file, 2, 2, &opts), 0);
+	breaker_open(&b, &fx->file, O_WRONLY);
+	EVENTUALLY(fx, atomic_load(&blocked.in_drain));
+	assert_true(WAIT_MS(fx, 200, atomic_load(&other.drains) == 1));
+	EVENTUALLY(fx, fake_live() == 1);
+	assert_false(breaker_done(&b));
+	atomic_store(&blocked.block_drain, false);
+	EVENTUALLY(fx, breaker_done(&b));
+	assert_final(fx, &blocked, 0);
+	assert_final(fx, &other, 0);
+	breaker_end(&b);
+	user_dereg(&blocked);
+	user_dereg(&other);
+}
+
+/* With a verbs call of another file under way: one more file, with a break of its own. */
+static void assert_others_go_on(struct fix *fx)
+{
+	struct user u = { .drain_answer = DAXLEASE_PENDING };
+	struct daxlease_mr_opts opts = user_opts(&u, 0, SHORT_MS);
+	unsigned int live = fake_live();
+	struct breaker b;
+	struct file f;
+	uint64_t start;
+
+	file_make(&f, 1, true);
+	assert_int_equal(user_try(fx, &u, &f, 0, 1, &opts), 0);
+	start = now_ns();
+	breaker_open(&b, &f, O_WRONLY);
+	EVENTUALLY(fx, breaker_done(&b));
+	assert_prompt(&b, start, 2000);
+	assert_int_equal(fake_live(), live);
+	assert_int_equal(fake_waiting(), 1);
+	breaker_end(&b);
+	user_dereg(&u);
+	file_end(&f);
+}
+
+static void blocked_dereg(struct fix *fx, struct user *u, const struct daxlease_mr_opts *opts)
+{
+	struct breaker b;
+
+	assert_int_equal(user_try(fx, u, &fx->file, 0, 4, opts), 0);
+	fix_serve(fx);
+	fake_shut_dereg_once();
+	breaker_open(&b, &fx->file, O_WRONLY);
+	EVENTUALLY(fx, fake_waiting() == 1);
+	assert_others_go_on(fx);
+	assert_false(breaker_done(&b));
+	fake_open_dereg();
+	EVENTUALLY(fx, breaker_done(&b));
+	EVENTUALLY(fx, user_state(u) == DAXLEASE_STATE_RELEASED);
+	breaker_end(&b);
+	user_dereg(u);
+}
+
+static void files__a_blocked_dereg_holds_up_no_other(void **state)
+{
+	struct user u = { 0 };
+	struct daxlease_mr_opts opts = user_opts(&u, 0, 0);
+
+	blocked_dereg(*state, &u, &opts);
+}
+
+/* In the thread that listens, for there is nobody to be asked. */
+static void files__a_blocked_dereg_without_callbacks(void **state)
+{
+	const struct daxlease_mr_opts none = { .size = sizeof(none) };
+	struct user u = { 0 };
+
+	blocked_dereg(*state, &u, &none);
+}
+
+static void files__a_blocked_regain_holds_up_no_other(void **state)
+{
+	struct user u = { 0 }, early = { .drain_answer = DAXLEASE_PENDING };
+	struct daxlease_mr_opts opts = user_opts(&early, 0, SHORT_MS);
+	struct fix *fx = *state;
+	struct breaker b1, b2;
+	struct file f;
+	uint64_t start;
+
+	file_make(&f, 1, true);
+	assert_int_equal(user_try(fx, &early, &f, 0, 1, &opts), 0);
+	user_reg(fx, &u, DAXLEASE_MR_REGAIN, 0);
+	fix_serve(fx);
+	break_and_release(fx, &u, &b1);
+	fake_shut_reg();
+	breaker_end(&b1);
+	EVENTUALLY(fx, fake_waiting() == 1);
+	start = now_ns();
+	breaker_open(&b2, &f, O_WRONLY);
+	EVENTUALLY(fx, breaker_done(&b2));
+	assert_prompt(&b2, start, 2000);
+	assert_int_equal(fake_waiting(), 1);
+	fake_open_reg();
+	EVENTUALLY(fx, atomic_load(&u.regains) == 1);
+	breaker_end(&b2);
+	user_dereg(&early);
+	user_dereg(&u);
+	file_end(&f);
+}
+
+/* ------------------------------------------------------------------------- */
+/* A log function that does not return */
+
+struct slow_log {
+	atomic_bool block;
+	atomic_int inside;
+	atomic_uint overlaps, n;
+	char lines[32][160];
+};
+
+static void write_slowly(enum daxlease_log_level level, const char *line, void *userdata)
+{
+	struct slow_log *log = userdata;
+	unsigned int i = atomic_fetch_add(&log->n, 1);
+
+	(void)level;
+	if (atomic_fetch_add(&log->inside, 1))
+		atomic_fetch_add(&log->overlaps, 1);
+	if (i < 32)
+		snprintf(log->lines[i], sizeof(log->lines[i]), "%s", line);
+	while (atomic_load(&log->block))
+		usleep(500);
+	atomic_fetch_sub(&log->inside, 1);
+}
+
+/* The line about this file with this text. */
+static unsigned int find_line(const struct slow_log *log, const char *file, const char *text)
+{
+	unsigned int i = 0, n = atomic_load(&log->n);
+
+	while (i < n && !(strstr(log->lines[i], file) && strstr(log->lines[i], text)))
+		i++;
+	assert_true(i < n);
+	return i;
+}
+
+static void assert_in_order(const struct slow_log *log, int lease_fd, enum daxlease_log_level level)
+{
+	unsigned int fenced;
+	char file[24];
+
+	snprintf(file, sizeof(file), "fd %d (", lease_fd);
+	fenced = find_line(log, file, "fenced");
+	if (level < DAXLEASE_LOG_INFO)
+		return;
+	assert_true(find_line(log, file, "lease broken") < fenced);
+	assert_true(fenced < find_line(log, file, "deregistered"));
+	assert_true(find_line(log, file, "deregistered") < find_line(log, file, "given back"));
+}
+
+static void log_blocks(struct fix *fx, enum daxlease_log_level level)
+{
+	struct daxlease_mr_info info[2] = { { .size = sizeof(info[0]) },
+					    { .size = sizeof(info[1]) } };
+	struct user u[2] = { { .drain_answer = DAXLEASE_PENDING },
+			     { .drain_answer = DAXLEASE_PENDING } };
+	struct ibv_qp qps[2][2] = { 0 };
+	struct slow_log log = { 0 };
+	struct file files[2];
+	struct breaker b[2];
+	uint64_t start;
+
+	for (unsigned int i = 0; i < 2; i++) {
+		struct daxlease_mr_opts opts = user_opts(&u[i], 0, SHORT_MS);
+
+		file_make(&files[i], 1, true);
+		assert_int_equal(user_try(fx, &u[i], &files[i], 0, 1, &opts), 0);
+		with_qps(&u[i], qps[i]);
+		assert_int_equal(daxlease_mr_get_info(u[i].mr, &info[i]), 0);
+	}
+	assert_int_equal(daxlease_ctx_set_log(fx->ctx, write_slowly, level, &log), 0);
+	atomic_store(&log.block, true);
+	/* No calls from here on, which could be the ones to hand out a line. */
+	for (unsigned int i = 0; i < 2; i++) {
+		start = now_ns();
+		breaker_open(&b[i], &files[i], O_WRONLY);
+		EVENTUALLY(fx, breaker_done(&b[i]));
+		assert_prompt(&b[i], start, 2000);
+		assert_true(b[i].done_ns - start >= SHORT_MS * 1000000ull);
+		assert_int_equal(fake_live(), 1 - i);
+		assert_int_equal(fake_fences(), 2 * (i + 1));
+	}
+	EVENTUALLY(fx, atomic_load(&log.inside) == 1);
+	assert_int_equal(atomic_load(&log.n), 1);
+	atomic_store(&log.block, false);
+	for (unsigned int i = 0; i < 2; i++)
+		assert_final(fx, &u[i], -ETIMEDOUT);
+	EVENTUALLY(fx, !atomic_load(&log.inside));
+	assert_int_equal(daxlease_ctx_set_log(fx->ctx, NULL, DAXLEASE_LOG_ERR, NULL), 0);
+	assert_int_equal(atomic_load(&log.overlaps), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		assert_in_order(&log, info[i].lease_fd, level);
+		breaker_end(&b[i]);
+		user_dereg(&u[i]);
+		file_end(&files[i]);
+	}
+}
+
+static void log__blocks_with_the_news_of_a_break(void **state)
+{
+	log_blocks(*state, DAXLEASE_LOG_INFO);
+}
+
+static void log__blocks_with_the_news_of_a_fence(void **state)
+{
+	log_blocks(*state, DAXLEASE_LOG_WARNING);
 }
 
 static void break__ends_with_dereg(void **state)
@@ -923,9 +1190,20 @@ int main(void)
 		IN_ALL_MODES(dereg_fails__outside_of_a_break),
 		IN_ALL_MODES(give_back__refused_for_a_while),
 		IN_ALL_MODES(give_back__refused_for_a_reader),
+		IN_ALL_MODES(give_back__refused_until_the_kernels_deadline),
+		IN_ALL_MODES(give_back__refused_to_the_last_region),
 		IN_ALL_MODES(regions__lease_stays_until_the_last),
 		IN_ALL_MODES(regions__one_drained_one_fenced),
 		IN_THREAD(files__a_blocked_callback_holds_up_no_other),
+		IN_THREAD(regions__a_blocked_callback_holds_up_no_other),
+		IN_THREAD(files__a_blocked_dereg_holds_up_no_other),
+		IN_LOOP(files__a_blocked_dereg_holds_up_no_other),
+		IN_THREAD(files__a_blocked_dereg_without_callbacks),
+		IN_LOOP(files__a_blocked_dereg_without_callbacks),
+		IN_THREAD(files__a_blocked_regain_holds_up_no_other),
+		IN_LOOP(files__a_blocked_regain_holds_up_no_other),
+		IN_THREAD(log__blocks_with_the_news_of_a_break),
+		IN_THREAD(log__blocks_with_the_news_of_a_fence),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -117,6 +117,70 @@ static void log_end__hands_out_the_rest(void **state)
 	assert_string_equal(seen.line, "two");
 }
 
+enum {
+	WRITERS = 4,
+	LINES = 500
+};
+
+struct crowd {
+	struct log log;
+	atomic_int inside;
+	atomic_uint overlaps, disorder, n;
+	unsigned int next[WRITERS];
+};
+
+struct writer {
+	struct crowd *crowd;
+	unsigned int id;
+};
+
+static void check_order(enum daxlease_log_level level, const char *line, void *userdata)
+{
+	struct crowd *crowd = userdata;
+	unsigned int id, n;
+
+	(void)level;
+	if (atomic_fetch_add(&crowd->inside, 1))
+		atomic_fetch_add(&crowd->overlaps, 1);
+	if (sscanf(line, "%u %u", &id, &n) != 2 || id >= WRITERS || crowd->next[id]++ != n)
+		atomic_fetch_add(&crowd->disorder, 1);
+	atomic_fetch_add(&crowd->n, 1);
+	atomic_fetch_sub(&crowd->inside, 1);
+}
+
+static void *write_lines(void *arg)
+{
+	const struct writer *writer = arg;
+
+	for (unsigned int i = 0; i < LINES; i++) {
+		log_add(&writer->crowd->log, DAXLEASE_LOG_INFO, "%u %u", writer->id, i);
+		log_flush(&writer->crowd->log);
+	}
+	return NULL;
+}
+
+static void log_flush__one_at_a_time_and_in_order(void **state)
+{
+	static struct crowd crowd;
+	struct writer writers[WRITERS];
+	pthread_t threads[WRITERS];
+
+	(void)state;
+	log_init(&crowd.log);
+	log_set(&crowd.log, check_order, DAXLEASE_LOG_INFO, &crowd);
+	for (unsigned int i = 0; i < WRITERS; i++) {
+		writers[i] = (struct writer){ &crowd, i };
+		assert_int_equal(pthread_create(&threads[i], NULL, write_lines, &writers[i]), 0);
+	}
+	for (unsigned int i = 0; i < WRITERS; i++)
+		pthread_join(threads[i], NULL);
+	/* Nothing stays behind, whoever was at it last. */
+	assert_int_equal(atomic_load(&crowd.n), WRITERS * LINES);
+	assert_int_equal(atomic_load(&crowd.overlaps), 0);
+	assert_int_equal(atomic_load(&crowd.disorder), 0);
+	log_end(&crowd.log);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -126,6 +190,7 @@ int main(void)
 		cmocka_unit_test(log_add__no_memory_drops_the_line),
 		cmocka_unit_test(log_set__null_is_silent),
 		cmocka_unit_test(log_end__hands_out_the_rest),
+		cmocka_unit_test(log_flush__one_at_a_time_and_in_order),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

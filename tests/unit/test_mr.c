@@ -587,6 +587,51 @@ static void reg__while_breaking(void **state)
 	user_dereg(&u);
 }
 
+/* A probe, in the midst of taking the lease for a moment. */
+struct probing {
+	int fd;
+	atomic_bool midst;
+	int err;
+};
+
+static void linger(void *arg)
+{
+	struct probing *probing = arg;
+
+	atomic_store(&probing->midst, true);
+	usleep(1000);
+}
+
+static void *probe(void *arg)
+{
+	struct daxlease_caps caps = { .size = sizeof(caps) };
+	struct probing *probing = arg;
+
+	probing->err = daxlease_probe(probing->fd, NULL, &caps);
+	return NULL;
+}
+
+static void reg__while_probed(void **state)
+{
+	struct fix *fx = *state;
+	struct user u = { 0 };
+	pthread_t thread;
+
+	for (int i = 0; i < 200; i++) {
+		struct probing probing = { .fd = fx->file.fd };
+
+		fault_before("sys_set_owner", linger, &probing);
+		assert_int_equal(pthread_create(&thread, NULL, probe, &probing), 0);
+		EVENTUALLY(fx, atomic_load(&probing.midst));
+		user_reg(fx, &u, 0, 0);
+		pthread_join(thread, NULL);
+		assert_int_equal(probing.err, 0);
+		assert_int_equal(user_state(&u), DAXLEASE_STATE_ACTIVE);
+		assert_int_equal(file_lease(&fx->file), F_WRLCK);
+		user_dereg(&u);
+	}
+}
+
 static void reg__many_files(void **state)
 {
 	enum {
@@ -810,6 +855,105 @@ static void fork__child_owns_nothing(void **state)
 	user_dereg(&u);
 }
 
+/* ------------------------------------------------------------------------- */
+/* A program with handlers of its own forks while leases are being taken */
+
+static struct daxlease_mr *_Atomic forking_mr;
+
+/* Was there before the library's, if it has any, so that it comes after them. */
+static void prepare_with_calls(void)
+{
+	struct daxlease_mr *mr = atomic_load(&forking_mr);
+
+	for (int i = 0; mr && i < 20; i++) {
+		daxlease_mr_get_state(mr);
+		usleep(100);
+	}
+}
+
+static void *retake(void *arg)
+{
+	struct daxlease_mr *mr = arg;
+
+	while (atomic_load(&forking_mr)) {
+		if (daxlease_mr_regain(mr) != -EAGAIN)
+			return mr;
+	}
+	return NULL;
+}
+
+/* With a lease of its own, of another file. */
+static int use_in_child(int fd)
+{
+	struct daxlease_caps caps = { .size = sizeof(caps) };
+	struct daxlease_ctx *ctx;
+	bool ok;
+
+	alarm(10);
+	fault_after_fork();
+	ok = daxlease_ctx_new(NULL, &ctx) == 0;
+	ok = ok && daxlease_probe(fd, NULL, &caps) == 0;
+	ok = ok && caps.kinds[DAXLEASE_KIND_LEASE].error == 0;
+	return ok && daxlease_ctx_free(ctx) == 0 ? 0 : 1;
+}
+
+static int exit_of(pid_t pid)
+{
+	int status;
+
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return -1;
+	return WEXITSTATUS(status);
+}
+
+static int fork_again_and_again(void)
+{
+	static struct fix fx;
+	struct user u = { 0 };
+	struct breaker b;
+	struct file f;
+	pthread_t thread;
+	void *wrong;
+	int failed = 0;
+
+	alarm(40);
+	fix_begin(&fx, &mode_thread);
+	assert_int_equal(fix_open(&fx), 0);
+	assert_int_equal(daxlease_ctx_set_log(fx.ctx, NULL, DAXLEASE_LOG_ERR, NULL), 0);
+	user_reg(&fx, &u, DAXLEASE_MR_REGAIN, 0);
+	break_and_release(&fx, &u, &b); /* and stays */
+	atomic_store(&forking_mr, u.mr);
+	assert_int_equal(pthread_create(&thread, NULL, retake, u.mr), 0);
+	for (int i = 0; i < 100 && !failed; i++) {
+		pid_t pid;
+
+		file_make(&f, 1, true);
+		pid = fork();
+		if (!pid)
+			_exit(use_in_child(f.fd));
+		failed = exit_of(pid);
+		file_end(&f);
+	}
+	atomic_store(&forking_mr, NULL);
+	pthread_join(thread, &wrong);
+	breaker_end(&b);
+	user_dereg(&u);
+	assert_int_equal(daxlease_ctx_free(fx.ctx), 0);
+	file_end(&fx.file);
+	return failed || wrong;
+}
+
+static void fork__handlers_may_call_the_library(void **state)
+{
+	pid_t pid;
+
+	(void)state;
+	pid = fork();
+	if (!pid)
+		_exit(fork_again_and_again());
+	assert_int_equal(exit_of(pid), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -841,6 +985,7 @@ int main(void)
 		IN_THREAD(reg__second_region_writes),
 		IN_ALL_MODES(reg__while_recalled),
 		IN_ALL_MODES(reg__while_breaking),
+		IN_THREAD(reg__while_probed),
 		IN_THREAD(reg__many_files),
 		IN_THREAD(dereg__null),
 		IN_THREAD(calls__null_region),
@@ -849,7 +994,9 @@ int main(void)
 		IN_ALL_MODES(qp__removed_during_the_fence),
 		IN_ALL_MODES(callback__calls_that_would_wait),
 		IN_ALL_MODES(fork__child_owns_nothing),
+		cmocka_unit_test(fork__handlers_may_call_the_library),
 	};
 
+	pthread_atfork(prepare_with_calls, NULL, NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

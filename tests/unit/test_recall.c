@@ -177,6 +177,64 @@ static void recall__during_a_break(void **state)
 	user_dereg(&u);
 }
 
+static void recall__give_back_refused(void **state)
+{
+	struct fix *fx = *state;
+	struct user u = { 0 };
+	int err;
+
+	user_reg(fx, &u, 0, 0);
+	not_the_owner(true);
+	assert_int_equal(daxlease_mr_recall(u.mr), -EACCES);
+	assert_int_equal(daxlease_mr_recall(u.mr), -EACCES);
+	assert_int_equal(fake_live(), 0);
+	assert_int_equal(file_lease(&fx->file), F_WRLCK);
+	assert_int_equal(atomic_load(&u.releases), 0);
+	not_the_owner(false);
+	/* The library may have been faster. */
+	err = daxlease_mr_recall(u.mr);
+	assert_true(err == 0 || err == -EALREADY);
+	assert_int_equal(file_lease(&fx->file), F_UNLCK);
+	EVENTUALLY(fx, atomic_load(&u.releases) == 1);
+	assert_int_equal(atomic_load(&u.result), 0);
+	user_dereg(&u);
+}
+
+/* Nobody but the thread that recalls looks after the context. */
+static void recall__waiting_serves_other_files(void **state)
+{
+	struct user u = { .drain_answer = DAXLEASE_PENDING, .seen = 1 }, other = { 0 };
+	struct daxlease_mr_opts opts = user_opts(&other, 0, 1000);
+	struct fix *fx = *state;
+	struct breaker b;
+	pthread_t thread;
+	struct file f;
+	uint64_t start;
+
+	file_make(&f, 1, true);
+	user_reg(fx, &u, 0, 30000);
+	assert_int_equal(user_try(fx, &other, &f, 0, 1, &opts), 0);
+	fx->idle = true;
+	assert_int_equal(pthread_create(&thread, NULL, recall, &u), 0);
+	EVENTUALLY(fx, atomic_load(&u.drains) == 1);
+	start = now_ms();
+	breaker_open(&b, &f, O_WRONLY);
+	EVENTUALLY(fx, breaker_done(&b));
+	EVENTUALLY(fx, atomic_load(&other.releases) == 1);
+	assert_true(now_ms() - start < 1000);
+	assert_int_equal(atomic_load(&other.drains), 1);
+	assert_int_equal(atomic_load(&other.result), 0);
+	assert_int_equal(atomic_load(&u.seen), 1);
+	assert_int_equal(daxlease_mr_drained(u.mr), 0);
+	pthread_join(thread, NULL);
+	assert_int_equal(atomic_load(&u.seen), 0);
+	fx->idle = false;
+	breaker_end(&b);
+	user_dereg(&u);
+	user_dereg(&other);
+	file_end(&f);
+}
+
 static void recall__while_unguarded(void **state)
 {
 	struct fix *fx = *state;
@@ -295,6 +353,18 @@ static void regain__shorter_file(void **state)
 	user_dereg(&u);
 }
 
+/* Nothing is left to register; the file is leased all the same. */
+static void cut_off(struct fix *fx, struct user *u)
+{
+	struct breaker b;
+
+	breaker_truncate(&b, &fx->file, 0);
+	EVENTUALLY(fx, breaker_done(&b));
+	breaker_end(&b);
+	EVENTUALLY(fx, atomic_load(&u->releases) == 1 && file_lease(&fx->file) == F_WRLCK);
+	NOT_FOR_MS(fx, 30, atomic_load(&u->regains));
+}
+
 static void regain__region_past_the_end(void **state)
 {
 	struct fix *fx = *state;
@@ -302,11 +372,7 @@ static void regain__region_past_the_end(void **state)
 	struct breaker b;
 
 	user_reg(fx, &u, DAXLEASE_MR_REGAIN, 0);
-	breaker_truncate(&b, &fx->file, 0);
-	EVENTUALLY(fx, breaker_done(&b));
-	breaker_end(&b);
-	EVENTUALLY(fx, atomic_load(&u.releases) == 1 && file_lease(&fx->file) == F_WRLCK);
-	NOT_FOR_MS(fx, 30, atomic_load(&u.regains));
+	cut_off(fx, &u);
 	assert_int_equal(daxlease_mr_regain(u.mr), -ENODATA);
 	assert_int_equal(user_state(&u), DAXLEASE_STATE_RELEASED);
 	/* Leased all the same: whoever makes it longer breaks that lease. */
@@ -317,6 +383,27 @@ static void regain__region_past_the_end(void **state)
 	EVENTUALLY(fx, atomic_load(&u.regains) == 1);
 	assert_int_equal(u.regain.length, 3 * PAGE);
 	assert_int_equal(atomic_load(&u.releases), 1);
+	user_dereg(&u);
+}
+
+/* A plain lease does not tell. */
+static void regain__extended_by_the_holder(void **state)
+{
+	struct fix *fx = *state;
+	struct user u = { 0 };
+	struct daxlease_mr_opts opts = user_opts(&u, DAXLEASE_MR_REGAIN, 0);
+	struct daxlease_stats stats;
+
+	opts.kind = DAXLEASE_KIND_LEASE;
+	assert_int_equal(user_try(fx, &u, &fx->file, 0, 4, &opts), 0);
+	cut_off(fx, &u);
+	NOT_FOR_MS(fx, 150, atomic_load(&u.regains));
+	assert_int_equal(ftruncate(fx->file.fd, 3 * PAGE), 0);
+	assert_true(WAIT_MS(fx, 2500, atomic_load(&u.regains) == 1));
+	assert_int_equal(u.regain.length, 3 * PAGE);
+	assert_int_equal(user_state(&u), DAXLEASE_STATE_ACTIVE);
+	fix_stats(fx, &stats);
+	assert_int_equal(stats.breaks, 1);
 	user_dereg(&u);
 }
 
@@ -450,6 +537,8 @@ int main(void)
 		IN_ALL_MODES(recall__lost_meanwhile),
 		IN_ALL_MODES(recall__break_tightens_the_deadline),
 		IN_ALL_MODES(recall__during_a_break),
+		IN_ALL_MODES(recall__give_back_refused),
+		IN_ALL_MODES(recall__waiting_serves_other_files),
 		IN_ALL_MODES(recall__while_unguarded),
 		IN_ALL_MODES(recall__own_change_of_the_file),
 		IN_ALL_MODES(regain__by_itself_once_the_writer_is_gone),
@@ -457,6 +546,7 @@ int main(void)
 		IN_ALL_MODES(regain__hurried),
 		IN_ALL_MODES(regain__shorter_file),
 		IN_ALL_MODES(regain__region_past_the_end),
+		IN_ALL_MODES(regain__extended_by_the_holder),
 		IN_ALL_MODES(regain__unmapped_meanwhile),
 		IN_ALL_MODES(regain__device_out_of_memory_for_a_while),
 		IN_ALL_MODES(regain__call_tells_the_devices_error),

@@ -235,7 +235,7 @@ static void helpers__gone_soon_after(void **state)
 
 	user_reg(fx, &u, 0, 0);
 	break_and_release(fx, &u, &b);
-	assert_int_equal(count_threads(), threads + 1);
+	assert_true(count_threads() > threads); /* more if one writes log lines meanwhile */
 	EVENTUALLY(fx, count_threads() == threads);
 	breaker_end(&b);
 	assert_int_equal(daxlease_mr_regain(u.mr), 0);
