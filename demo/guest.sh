@@ -365,20 +365,28 @@ act_odp() {
 
 # ---------------------------------------------------------------------------
 
+# The rest of the acknowledged records was written over or cut off with the file's end.
 result() {
-	printf '%s, %s: %s RDMA writes acknowledged; read, cut and grown meanwhile in ' \
-		"$1" "$lease_kind" "$acked"
-	printf '%s, %s and %s ms, not %s s; ' "$read_ms" "$cut_ms" "$grow_ms" "$lease_break_time"
-	printf '%s records verified, 0 lost, 0 corrupt. ' "$verified"
-	printf 'Without the library: pinning refused, on-demand paging broken off with '
-	printf '%s writes of unknown fate.\n' "$unknown"
+	printf '%s, lease kind %s:\n' "$1" "$lease_kind"
+	printf '  %s RDMA writes acknowledged; of those not written over or cut off\n' "$acked"
+	printf '  %s are in the file, 0 lost, 0 corrupt\n' "$verified"
+	printf '  meanwhile read in %s ms, cut in %s ms, grown in %s ms (limit: %s s)\n' \
+		"$read_ms" "$cut_ms" "$grow_ms" "$lease_break_time"
+	printf '  without the library: pinning refused; on-demand paging broken off, %s writes\n' \
+		"$unknown"
+	printf '  of unknown fate\n'
 }
 
 story() {
+	local ms
 	act_library "$1"
 	act_pinned "$1"
 	act_odp "$1"
 	results+=("$(result "$1")")
+	total=$((total + verified))
+	for ms in "$cut_ms" "$grow_ms"; do
+		((${ms%.*} <= worst_ms)) || worst_ms=${ms%.*}
+	done
 }
 
 # Get the tools into memory: reading them over a network filesystem would be
@@ -400,8 +408,12 @@ events=$work/events
 errors=$work/errors
 warm_up
 results=()
+total=0
+worst_ms=0
 for folder in "${folders[@]}"; do
 	story "$folder"
 done
-title "Proved"
+title "Result"
 printf '%s\n' "${results[@]}"
+printf '\nProved on %s: %s acknowledged records verified, 0 lost; no truncate took over %s ms.\n' \
+	"${folders[*]}" "$total" "$((worst_ms + 1))"

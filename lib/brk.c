@@ -609,8 +609,12 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 			FILE_FMT "the kernel had taken the lease before it was given back: lost",
 			FILE_ARGS(l));
 	} else if (err) {
-		log_add(&ctx->log, DAXLEASE_LOG_ERR, FILE_FMT "lease not given back: %s",
-			FILE_ARGS(l), strerror(-err));
+		log_add(&ctx->log, DAXLEASE_LOG_ERR, FILE_FMT "lease not given back: %s%s",
+			FILE_ARGS(l), strerror(-err),
+			err == -EACCES ?
+				": be the owner again, or have CAP_LEASE; the kernel takes "
+				"it at its deadline" :
+				"");
 	} else {
 		log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "lease given back", FILE_ARGS(l));
 	}

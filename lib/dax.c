@@ -115,8 +115,9 @@ static int inspect_dax(int maps_fd, const void *addr, size_t length, const struc
 
 	if (err)
 		return range_error(addr, length, err,
-				   err == -EINVAL ? "reaches beyond one mapping of the file" :
-						    "only partly mapped",
+				   err == -EINVAL ?
+					   "reaches beyond one mapping of the file" :
+					   "only partly mapped: map all of it, or register less",
 				   log);
 	if (!vma->shared)
 		return range_error(addr, length, -EOPNOTSUPP,
@@ -144,7 +145,8 @@ static int inspect_plain(int maps_fd, const void *addr, size_t length, const str
 		err = sys_query_vma(maps_fd, at, &vma);
 		if (err)
 			return range_error(addr, length, err == -ENOENT ? -EFAULT : err,
-					   "only partly mapped", log);
+					   "only partly mapped: map all of it, or register less",
+					   log);
 		err = vma.ino && !(file && is_file(&vma, file)) ?
 			      check_name(maps_fd, &vma, log, &regular) :
 			      0;

@@ -17,19 +17,23 @@
 static int check_opts(struct daxlease_ctx *ctx, struct daxlease_mr_opts *opts)
 {
 	if (opts->flags & ~MR_FLAGS) {
-		log_add(&ctx->log, DAXLEASE_LOG_ERR, "unknown flags 0x%x", opts->flags & ~MR_FLAGS);
+		log_add(&ctx->log, DAXLEASE_LOG_ERR,
+			"unknown flags 0x%x: built against a newer daxlease.h?",
+			opts->flags & ~MR_FLAGS);
 		return -EINVAL;
 	}
 	if (opts->flags & DAXLEASE_MR_EXCLUSIVE) {
 		log_add(&ctx->log, DAXLEASE_LOG_ERR,
-			"exclusive: none of this version's lease kinds can refuse others");
+			"exclusive: none of this version's lease kinds can refuse others, leave "
+			"DAXLEASE_MR_EXCLUSIVE out");
 		return -EOPNOTSUPP;
 	}
 	if (opts->kind == DAXLEASE_KIND_AUTO)
 		opts->kind = ctx->kind;
 	if (opts->kind != DAXLEASE_KIND_AUTO && !lease_kind_find(opts->kind)) {
-		log_add(&ctx->log, DAXLEASE_LOG_ERR, "lease kind %s is not in this version",
-			daxlease_kind_str(opts->kind));
+		log_add(&ctx->log, DAXLEASE_LOG_ERR,
+			"lease kind %d (%s) is not in this version: use auto, deleg or lease",
+			(int)opts->kind, daxlease_kind_str(opts->kind));
 		return -EOPNOTSUPP;
 	}
 	return 0;
@@ -42,8 +46,10 @@ static int read_opts(struct daxlease_ctx *ctx, const struct daxlease_mr_opts *op
 
 	if (err) {
 		log_add(&ctx->log, DAXLEASE_LOG_ERR,
-			err == -E2BIG ? "options newer than this library" :
-					"options without their size");
+			err == -E2BIG ?
+				"options newer than this library: install one as new as the "
+				"program's daxlease.h" :
+				"options without their size: set .size = sizeof(opts)");
 		return err;
 	}
 	return check_opts(ctx, ret_opts);
@@ -135,14 +141,19 @@ static int refuse_region(struct daxlease_ctx *ctx, const void *addr, size_t leng
 int daxlease_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void *addr, size_t length,
 		    int access, const struct daxlease_mr_opts *opts, struct daxlease_mr **ret_mr)
 {
+	const char *why;
 	struct daxlease_mr *mr;
 	int err = ctx_check(ctx);
 
 	if (err)
 		return err;
-	if (!pd || !ret_mr || !length || (uintptr_t)addr + length < (uintptr_t)addr)
-		return refuse_region(ctx, addr, length, -EINVAL,
-				     "empty, wraps around, or no pd or ret_mr");
+	why = !pd					 ? "pd is NULL" :
+	      !ret_mr					 ? "ret_mr is NULL" :
+	      !length					 ? "length is 0" :
+	      (uintptr_t)addr + length < (uintptr_t)addr ? "wraps around" :
+							   NULL;
+	if (why)
+		return refuse_region(ctx, addr, length, -EINVAL, why);
 	mr = sys_calloc(1, sizeof(*mr));
 	if (!mr)
 		return refuse_region(ctx, addr, length, -ENOMEM, "out of memory");
@@ -190,8 +201,8 @@ static int deregister(struct daxlease_mr *mr)
 		mr->regain_off = true;
 	} else {
 		log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
-			"ibv_dereg_mr of %p+%zu: %s; region and lease stay", mr->addr, mr->length,
-			strerror(-err));
+			"ibv_dereg_mr of %p+%zu: %s; region and lease stay, call again", mr->addr,
+			mr->length, strerror(-err));
 	}
 	return err;
 }

@@ -44,30 +44,28 @@ static int reserve_fd(struct daxlease_ctx *ctx, int fd)
 
 static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, int err)
 {
-	const char *why;
+	const char *why = "";
 
 	switch (err) {
 	case -EAGAIN:
-		why = "the file is open elsewhere as well, or this description is leased already "
+		why = ": the file is open elsewhere as well, or this description is leased already "
 		      "(by another context, another process or the program): close the others "
 		      "(fuser -v FILE shows them)";
 		break;
 	case -EACCES:
-		why = "only the owner of the file may lease it: run as the owner, or with CAP_LEASE";
+		why = ": only the owner of the file may lease it: run as the owner, or with CAP_LEASE";
 		break;
 	case -EOPNOTSUPP:
-		why = "kernel or filesystem has no such lease, or /proc/sys/fs/leases-enable is 0";
+		why = ": kernel or filesystem has no such lease, or /proc/sys/fs/leases-enable is 0";
 		break;
 	case -EMFILE:
-		why = "no descriptor left for the library's duplicate: raise RLIMIT_NOFILE (ulimit -n)";
+		why = ": no descriptor left for the library's duplicate: raise RLIMIT_NOFILE (ulimit -n)";
 		break;
 	case -ENOMEM:
-		why = "out of memory";
+		why = ": free some memory";
 		break;
-	default:
-		why = "unexpected";
 	}
-	log_add(&ctx->log, DAXLEASE_LOG_ERR, "fd %d: no lease (kind %s): %s: %s", fd,
+	log_add(&ctx->log, DAXLEASE_LOG_ERR, "fd %d: no lease (kind %s): %s%s", fd,
 		daxlease_kind_str(kind), strerror(-err), why);
 	return err;
 }
@@ -138,8 +136,10 @@ static int share_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_
 		       bool writes)
 {
 	if (kind != DAXLEASE_KIND_AUTO && kind != l->ops->kind)
-		return refuse_share(ctx, l, -EINVAL,
-				    "leased already, with another kind, for another region");
+		return refuse_share(
+			ctx, l, -EINVAL,
+			"leased already, with another kind, for another region: use that kind, "
+			"or auto");
 	if (writes && l->type == F_RDLCK)
 		return refuse_share(ctx, l, -EAGAIN,
 				    "leased already, for reading, through another description: "
@@ -148,8 +148,10 @@ static int share_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_
 		return refuse_share(ctx, l, -EAGAIN,
 				    "recalled: call daxlease_mr_regain() on its region first");
 	if (l->breaking || (!l->held && brk_retake(ctx, l)))
-		return refuse_share(ctx, l, -EAGAIN,
-				    "somebody else is about to use the file: try again later");
+		return refuse_share(
+			ctx, l, -EAGAIN,
+			"somebody else has the file open or is about to change it: try again when "
+			"they have closed it (fuser -v FILE shows them)");
 	return 0;
 }
 

@@ -2,8 +2,8 @@
 /*
  * libdaxlease: RDMA memory regions over FS-DAX files, under a lease.
  *
- * daxlease_reg_mr() is ibv_reg_mr() plus a lease on the file. When somebody
- * wants to change the file, the drain callback gets time to finish, the library
+ * daxlease_reg_mr() is ibv_reg_mr() plus a lease on the file. When somebody wants
+ * to change the file, the drain callback gets time to finish, the library
  * deregisters, and only then lets them go on.
  *
  * Conventions, for every call unless it says otherwise:
@@ -71,14 +71,13 @@ struct daxlease_ctx;
 struct daxlease_mr;
 
 /*
- * Enumerations are only ever extended at the end. Tolerate values you do not
- * know.
+ * Enumerations are only ever extended at the end. Tolerate values you do not know.
  */
 
 /*
- * Lease kinds. daxlease(7) has the table of what each of them notices and what
- * it does not. AUTO takes the strongest one that the kernel, the filesystem and
- * the caller's rights allow.
+ * Lease kinds. daxlease(7) has the table of what each of them notices and what it
+ * does not. AUTO takes the strongest one that kernel and filesystem have; if that
+ * is refused for another reason (-EAGAIN, -EACCES), this is the result.
  */
 enum daxlease_kind {
 	DAXLEASE_KIND_AUTO = 0,
@@ -114,8 +113,8 @@ enum daxlease_mode {
 	 */
 	DAXLEASE_MODE_LOOP,
 	/*
-	 * No thread at all: the caller's own signal handler passes what it got
-	 * to daxlease_ctx_notify(), callbacks and everything else run in
+	 * No thread at all: the caller's own signal handler passes what it got to
+	 * daxlease_ctx_notify(), callbacks and everything else run in
 	 * daxlease_ctx_dispatch(). Deadlines are kept only if it is called.
 	 */
 	DAXLEASE_MODE_SIGNAL,
@@ -129,9 +128,9 @@ enum daxlease_log_level {
 };
 
 /*
- * A log line, without newline. May be called from any thread, in one at a time for a
- * context, never with a lock of the library held; must not call into the library. As callbacks,
- * it should not block.
+ * A log line, without newline. May be called from any thread, in one at a time for
+ * a context, never with a lock of the library held; must not call into the library.
+ * As callbacks, it should not block.
  */
 typedef void (*daxlease_log_fn)(enum daxlease_log_level level, const char *line, void *userdata);
 
@@ -146,8 +145,8 @@ DAXLEASE_API const char *daxlease_kind_str(enum daxlease_kind kind);
 DAXLEASE_API const char *daxlease_state_str(enum daxlease_state state);
 
 /*
- * The kind with this name ("auto", "deleg", "lease", ...) into *ret_kind.
- * -EINVAL: no such kind. Since 0.1.
+ * The kind with this name ("auto", "deleg", "lease", ...) into *ret_kind. -EINVAL:
+ * no such kind. Since 0.1.
  */
 DAXLEASE_API int daxlease_kind_from_str(const char *name, enum daxlease_kind *ret_kind);
 
@@ -171,9 +170,9 @@ struct daxlease_ctx_opts {
 };
 
 /*
- * Creates a context: the owner of regions and, by mode, of one thread. All
- * signals are blocked in that thread, but SIGBUS, SIGSEGV, SIGFPE and SIGILL. The caller frees it with
- * daxlease_ctx_free(). opts may be NULL.
+ * Creates a context: the owner of regions and, by mode, of one thread. All signals
+ * are blocked in that thread, but SIGBUS, SIGSEGV, SIGFPE and SIGILL. The caller
+ * frees it with daxlease_ctx_free(). opts may be NULL.
  *
  * -EINVAL: unknown mode, kind or signal. -E2BIG, -ENOMEM. -EAGAIN: no thread.
  * -EMFILE, -ENFILE: no descriptors. Since 0.1.
@@ -184,8 +183,8 @@ DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_ctx_new(const struct daxlease_ctx_
 /*
  * Ends the thread and frees everything. NULL is a no-op.
  *
- * No call on the context or its regions may be under way in another thread, not even
- * one that is about to return.
+ * No call on the context or its regions may be under way in another thread, not
+ * even one that is about to return.
  *
  * -EBUSY: regions exist still; nothing was done. -EDEADLK: from a callback.
  * -ECHILD. Since 0.1.
@@ -194,8 +193,8 @@ DAXLEASE_API int daxlease_ctx_free(struct daxlease_ctx *ctx);
 
 /*
  * The context's descriptor for poll(2), epoll(7) or io_uring: readable when
- * daxlease_ctx_dispatch() has something to do. The context keeps it; don't read
- * or close it. Modes LOOP and SIGNAL.
+ * daxlease_ctx_dispatch() has something to do. The context keeps it; don't read or
+ * close it. Modes LOOP and SIGNAL.
  *
  * -EINVAL: in DAXLEASE_MODE_THREAD. -ECHILD. Since 0.1.
  */
@@ -206,26 +205,25 @@ DAXLEASE_API int daxlease_ctx_get_fd(struct daxlease_ctx *ctx);
  * waits, except for the verbs calls themselves. Returns the number of callbacks
  * that it ran.
  *
- * -EINVAL: in DAXLEASE_MODE_THREAD. -EDEADLK: from a callback. -ECHILD.
- * Several threads may dispatch at once. Since 0.1.
+ * -EINVAL: in DAXLEASE_MODE_THREAD. -EDEADLK: from a callback. -ECHILD. Several
+ * threads may dispatch at once. Since 0.1.
  */
 DAXLEASE_API int daxlease_ctx_dispatch(struct daxlease_ctx *ctx);
 
 /*
- * For DAXLEASE_MODE_SIGNAL: call it from the handler (installed with SA_SIGINFO)
- * of the context's signal, which the kernel sends to the process, and of SIGIO,
- * which it sends instead when the queue of a real-time signal is full.
- * Async-signal-safe; saves errno. It makes the context's
- * descriptor readable. A signal that turns out to belong to somebody else does
- * no harm.
+ * For DAXLEASE_MODE_SIGNAL: call it from the handler (installed with SA_SIGINFO) of
+ * the context's signal, which the kernel sends to the process, and of SIGIO, which
+ * it sends instead when the queue of a real-time signal is full. Async-signal-safe;
+ * saves errno. It makes the context's descriptor readable. A signal that turns out
+ * to belong to somebody else does no harm.
  *
  * -EINVAL: not in this mode. -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_ctx_notify(struct daxlease_ctx *ctx, const siginfo_t *info);
 
 /*
- * Replaces the log callback (NULL: silent) and level. Another thread may still be in the
- * old one when this returns. -ECHILD. Since 0.1.
+ * Replaces the log callback (NULL: silent) and level. Another thread may still be
+ * in the old one when this returns. -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_ctx_set_log(struct daxlease_ctx *ctx, daxlease_log_fn fn,
 				      enum daxlease_log_level level, void *userdata);
@@ -238,7 +236,7 @@ struct daxlease_stats {
 	uint64_t reader_breaks;	   /* of these: lent to a reader, registration kept */
 	uint64_t recalls;	   /* daxlease_mr_recall() */
 	uint64_t released;	   /* regions released in time, drained */
-	uint64_t overruns;	   /* regions fenced because the drain budget passed */
+	uint64_t overruns;	   /* regions fenced: the budget passed, or drain could not */
 	uint64_t lost;		   /* leases that the kernel took at its deadline */
 	uint64_t regained;	   /* regions registered again */
 	uint64_t lease_retries;	   /* leases asked for again in vain */
@@ -285,7 +283,7 @@ enum daxlease_cause {
 	DAXLEASE_CAUSE_READER,	  /* somebody wants to read it, and a region of
 				   * the file has DAXLEASE_MR_DRAIN_FOR_READERS */
 	DAXLEASE_CAUSE_RECALL,	  /* daxlease_mr_recall() */
-	DAXLEASE_CAUSE_SHRUNK,	  /* the file became shorter than the region while unguarded */
+	DAXLEASE_CAUSE_SHRUNK,	  /* the file became shorter than a region while unguarded */
 };
 
 struct daxlease_break {
@@ -301,18 +299,18 @@ struct daxlease_break {
 };
 
 /*
- * "Stop using the MR and wait for what is outstanding." Returns 0: drained, may
- * be deregistered; DAXLEASE_PENDING: daxlease_mr_drained() will follow;
- * negative: cannot, fence and deregister now. brk is valid during the call only.
+ * "Stop using the MR and wait for what is outstanding." Returns 0: drained, may be
+ * deregistered; DAXLEASE_PENDING: daxlease_mr_drained() will follow; negative:
+ * cannot, fence and deregister now. brk is valid during the call only.
  */
 typedef int (*daxlease_drain_fn)(struct daxlease_mr *mr, const struct daxlease_break *brk,
 				 void *userdata);
 
 /*
- * The final event of a registration: it is gone, and so is the share in the
- * lease. result: 0 drained and given back in time; -ETIMEDOUT fenced at the end
- * of the budget (or because the drain callback could not), given back in time;
- * -ESTALE the kernel had taken the lease before.
+ * The final event of a registration: it is gone, and so is the share in the lease.
+ * result: 0 drained and given back in time; -ETIMEDOUT fenced at the end of the
+ * budget (or because the drain callback could not), given back in time; -ESTALE the
+ * kernel had taken the lease before.
  */
 typedef void (*daxlease_release_fn)(struct daxlease_mr *mr, int result, void *userdata);
 
@@ -352,9 +350,9 @@ typedef void (*daxlease_guard_fn)(struct daxlease_mr *mr, bool guarded, void *us
 /* Treat a reader as a break, instead of letting it in with the MR in place. */
 #define DAXLEASE_MR_DRAIN_FOR_READERS (1u << 1)
 /*
- * Nobody else may change the file while the region exists: they get ETXTBSY
- * instead of a break. Kinds that cannot: -EOPNOTSUPP, which in this version
- * means all of them.
+ * Nobody else may change the file while the region exists: they get ETXTBSY instead
+ * of a break. Kinds that cannot: -EOPNOTSUPP, which in this version means all of
+ * them.
  */
 #define DAXLEASE_MR_EXCLUSIVE (1u << 2)
 
@@ -364,8 +362,8 @@ struct daxlease_mr_opts {
 	enum daxlease_kind kind; /* AUTO: as the context has it */
 	/*
 	 * Time for the drain callback and daxlease_mr_drained(), in milliseconds.
-	 * 0: 10 s. Always cut to 3/4 of /proc/sys/fs/lease-break-time as it is
-	 * when the break begins (unless that is 0, "no deadline").
+	 * 0: 10 s. Always cut to 3/4 of /proc/sys/fs/lease-break-time as it is when
+	 * the break begins (unless that is 0, "no deadline").
 	 */
 	uint32_t drain_budget_ms;
 	/* All optional. Without drain the region counts as drained at once. */
@@ -377,15 +375,15 @@ struct daxlease_mr_opts {
 };
 
 /*
- * Leases the file and registers [addr, addr + length), a MAP_SHARED mapping of
- * it on FS-DAX, with the protection domain pd.
+ * Leases the file and registers [addr, addr + length), a MAP_SHARED mapping of it
+ * on FS-DAX, with the protection domain pd.
  *
  * fd is the descriptor that the range was mapped from, or a duplicate of it: the
- * lease belongs to the open file description. It stays the caller's, who may
- * close it as soon as the call returns; the library keeps a duplicate. If fd is
- * open for writing, a write lease is needed, which is given only while no other
- * open file description of the file exists anywhere; else a read lease. All regions of a file in a
- * context share one lease.
+ * lease belongs to the open file description. It stays the caller's, who may close
+ * it as soon as the call returns; the library keeps a duplicate. If fd is open for
+ * writing, a write lease is needed, which is given only while no other open file
+ * description of the file exists anywhere; else a read lease. All regions of a file
+ * in a context share one lease.
  *
  * Memory that is no FS-DAX mapping (anonymous, device-DAX, tmpfs, hugetlbfs) is
  * passed to ibv_reg_mr() as it is, and no lease is taken; fd is -1 or what it was
@@ -394,20 +392,19 @@ struct daxlease_mr_opts {
  * FS-DAX is registered pinned where the lease kind allows it, else with on-demand
  * paging (IBV_ACCESS_ON_DEMAND is added), which the device must have.
  *
- * access is IBV_ACCESS_*; pd stays the caller's and has to outlive the region.
- * The caller frees the region with daxlease_dereg_mr().
+ * access is IBV_ACCESS_*; pd stays the caller's and has to outlive the region. The
+ * caller frees the region with daxlease_dereg_mr().
  *
  * -EINVAL: length 0, range wraps or reaches beyond the file's last page, unknown
  * flags, the range is no mapping of fd, fd is a directory or the like, the file is
  * leased already with another kind. -EBADF: fd not open or O_PATH, or -1 for
  * FS-DAX. -EFAULT: range not or partly mapped. -EOPNOTSUPP: MAP_PRIVATE of an
- * FS-DAX file; write access to a read-only mapping;
- * filesystem without leases; a page-cache file; device without on-demand paging;
- * a kind that is not there; DAXLEASE_MR_EXCLUSIVE. -EAGAIN: see the top; also
- * while a break or recall of the file is under way (one that begins meanwhile is
- * told once the region is registered).
- * -EACCES: see the top. -ENOMEM: out of memory or over RLIMIT_MEMLOCK. -EMFILE. -E2BIG,
- * -ECHILD. Other errors of ibv_reg_mr() as they are. Since 0.1.
+ * FS-DAX file; write access to a read-only mapping; filesystem without leases; a
+ * page-cache file; device without on-demand paging; a kind that is not there;
+ * DAXLEASE_MR_EXCLUSIVE. -EAGAIN: see the top; also while a break or recall of the
+ * file is under way (one that begins meanwhile is told once the region is
+ * registered). -EACCES: see the top. -ENOMEM: out of memory or over RLIMIT_MEMLOCK.
+ * -EMFILE. -E2BIG, -ECHILD. Other errors of ibv_reg_mr() as they are. Since 0.1.
  *
  * With *ret_mr written first, callbacks may come before this call has returned.
  */
@@ -419,21 +416,21 @@ DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_reg_mr(struct daxlease_ctx *ctx, s
 /*
  * Deregisters, gives the lease back if this was the file's last region, and frees
  * mr. If a break is under way this answers it, and no release callback follows.
- * Waits for a callback of the region that runs in another thread. After it
- * returned 0 no callback of the region runs any more. NULL is a no-op.
+ * Waits for a callback of the region that runs in another thread. After it returned
+ * 0 no callback of the region runs any more. NULL is a no-op.
  *
- * Any error of ibv_dereg_mr(), or -EACCES if the right to give the lease back was lost:
- * what is left of region and lease stays, the call may be repeated.
- * -EDEADLK: from a callback. -ECHILD. Since 0.1.
+ * Any error of ibv_dereg_mr(), or -EACCES if the right to give the lease back was
+ * lost: what is left of region and lease stays, the call may be repeated. -EDEADLK:
+ * from a callback. -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_dereg_mr(struct daxlease_mr *mr);
 
 /*
- * The registration, for work requests. Borrowed: valid until the region is
- * drained (the drain callback returned 0, daxlease_mr_drained() was called, or
- * the budget is over) or daxlease_dereg_mr() is called; from then on, and in a
- * child after fork, NULL is returned. As another thread may drain it at any time,
- * take keys from daxlease_mr_get_info() or the regain callback. Since 0.1.
+ * The registration, for work requests. Borrowed: valid until the region is drained
+ * (the drain callback returned 0, daxlease_mr_drained() was called, or the budget
+ * is over) or daxlease_dereg_mr() is called; from then on, and in a child after
+ * fork, NULL is returned. As another thread may drain it at any time, take keys
+ * from daxlease_mr_get_info() or the regain callback. Since 0.1.
  */
 DAXLEASE_API struct ibv_mr *daxlease_mr_get_ibv_mr(const struct daxlease_mr *mr);
 
@@ -484,24 +481,24 @@ DAXLEASE_API int daxlease_mr_remove_qp(struct daxlease_mr *mr, struct ibv_qp *qp
  * The answer to a drain callback that returned DAXLEASE_PENDING; may be called
  * before that callback has returned, too, from any thread and from callbacks.
  *
- * -ETIMEDOUT: too late, the region has been fenced. -EINVAL: nobody asked.
- * -ECHILD. Since 0.1.
+ * -ETIMEDOUT: too late, the region has been fenced. -EINVAL: nobody asked. -ECHILD.
+ * Since 0.1.
  */
 DAXLEASE_API int daxlease_mr_drained(struct daxlease_mr *mr);
 
 /*
- * The holder's own break, for changing its file itself: drains and deregisters
- * all regions of mr's file and gives the lease back, as in a break (drain and
- * release callbacks are called), then returns. The file is left alone until
+ * The holder's own break, for changing its file itself: drains and deregisters all
+ * regions of mr's file and gives the lease back, as in a break (drain and release
+ * callbacks are called), then returns. The file is left alone until
  * daxlease_mr_regain(), whatever DAXLEASE_MR_REGAIN says.
  *
- * Returns 0 if all regions were drained. -ETIMEDOUT: recalled, but at least one
- * of them had to be fenced. -ESTALE: recalled, but the kernel had taken the lease.
+ * Returns 0 if all regions were drained. -ETIMEDOUT: recalled, but at least one of
+ * them had to be fenced. -ESTALE: recalled, but the kernel had taken the lease.
  * Errors of ibv_dereg_mr() as they are, or -EACCES if the right to give the lease
- * back was lost: not recalled yet; the regions concerned and
- * the lease stay, the library goes on trying, the call may be repeated to wait
- * again. -EALREADY: recalled already. -EOPNOTSUPP: the region has no lease.
- * -EDEADLK, -ECHILD. Since 0.1.
+ * back was lost: not recalled yet; the regions concerned and the lease stay, the
+ * library goes on trying, the call may be repeated to wait again. -EALREADY:
+ * recalled already. -EOPNOTSUPP: the region has no lease. -EDEADLK, -ECHILD. Since
+ * 0.1.
  */
 DAXLEASE_API int daxlease_mr_recall(struct daxlease_mr *mr);
 
@@ -513,8 +510,8 @@ DAXLEASE_API int daxlease_mr_recall(struct daxlease_mr *mr);
  * -EAGAIN: somebody else has the file open; regions with DAXLEASE_MR_REGAIN go on
  * trying by themselves, for others call again. -EALREADY: nothing to do. Errors of
  * ibv_reg_mr() for mr as they are. -ENODATA: the file ends before mr; with
- * DAXLEASE_MR_REGAIN it is registered once the file grows. -EOPNOTSUPP: the region has no lease. -EDEADLK,
- * -ECHILD. Since 0.1.
+ * DAXLEASE_MR_REGAIN it is registered once the file grows. -EOPNOTSUPP: the region
+ * has no lease. -EDEADLK, -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_mr_regain(struct daxlease_mr *mr);
 
@@ -525,7 +522,7 @@ DAXLEASE_API int daxlease_mr_regain(struct daxlease_mr *mr);
 #define DAXLEASE_UNSEEN_FTRUNCATE (1u << 0) /* through a shared description */
 #define DAXLEASE_UNSEEN_FALLOCATE (1u << 1) /* likewise */
 #define DAXLEASE_UNSEEN_WRITE (1u << 2)	    /* likewise */
-#define DAXLEASE_UNSEEN_NAMESPACE (1u << 3) /* unlink, rename, link, chmod */
+#define DAXLEASE_UNSEEN_NAMESPACE (1u << 3) /* unlink, rename, link, chmod, chown, ... */
 
 #define DAXLEASE_KIND_MAX 16 /* room in struct daxlease_caps */
 
@@ -555,8 +552,8 @@ struct daxlease_caps {
  * NULL). Takes and gives back each kind of lease for a moment, unless this
  * description holds one already. Writes as much as ret_caps->size reaches.
  *
- * -EBADF: fd. -EINVAL: no regular file, or size too small to hold itself.
- * Since 0.1.
+ * -EBADF: fd. -EINVAL: no regular file, or size too small to hold itself. Since
+ * 0.1.
  */
 DAXLEASE_API int daxlease_probe(int fd, struct ibv_context *device, struct daxlease_caps *ret_caps);
 
