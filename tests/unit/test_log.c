@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fault.h"
 #include "log.h"
@@ -119,7 +120,7 @@ static void log_end__hands_out_the_rest(void **state)
 
 enum {
 	WRITERS = 4,
-	LINES = 500
+	LINES = 250
 };
 
 struct crowd {
@@ -145,6 +146,7 @@ static void check_order(enum daxlease_log_level level, const char *line, void *u
 	if (sscanf(line, "%u %u", &id, &n) != 2 || id >= WRITERS || crowd->next[id]++ != n)
 		atomic_fetch_add(&crowd->disorder, 1);
 	atomic_fetch_add(&crowd->n, 1);
+	usleep(1);
 	atomic_fetch_sub(&crowd->inside, 1);
 }
 

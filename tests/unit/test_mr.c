@@ -620,7 +620,7 @@ static void reg__while_probed(void **state)
 	for (int i = 0; i < 200; i++) {
 		struct probing probing = { .fd = fx->file.fd };
 
-		fault_before("sys_set_owner", linger, &probing);
+		fault_before("sys_set_lease", linger, &probing);
 		assert_int_equal(pthread_create(&thread, NULL, probe, &probing), 0);
 		EVENTUALLY(fx, atomic_load(&probing.midst));
 		user_reg(fx, &u, 0, 0);

@@ -12,6 +12,7 @@
 
 #include "fake_verbs.h"
 #include "fault.h"
+#include "objects.h"
 #include "support.h"
 
 /* ------------------------------------------------------------------------- */
@@ -192,17 +193,35 @@ enum {
 	BLOCKERS = 12
 };
 
+static void wait_in_log(enum daxlease_log_level level, const char *line, void *userdata)
+{
+	const atomic_bool *block = userdata;
+
+	(void)level;
+	(void)line;
+	while (atomic_load(block))
+		usleep(500);
+}
+
+static unsigned int in_drain(struct user *users)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < BLOCKERS; i++)
+		n += atomic_load(&users[i].in_drain);
+	return n;
+}
+
 /* More callbacks block than there can be threads: all are fenced in time. */
-static void helpers__more_blocked_than_threads(void **state)
+static void block_all(struct fix *fx, atomic_bool *block_log)
 {
 	static struct file files[BLOCKERS];
 	struct user users[BLOCKERS] = { 0 };
-	struct fix *fx = *state;
 	struct breaker b[BLOCKERS];
 	uint64_t start;
 
 	for (unsigned int i = 0; i < BLOCKERS; i++) {
-		struct daxlease_mr_opts opts = user_opts(&users[i], 0, 200);
+		struct daxlease_mr_opts opts = user_opts(&users[i], 0, 200 + 20 * i);
 
 		users[i].block_drain = true;
 		file_make(&files[i], 1, true);
@@ -211,9 +230,12 @@ static void helpers__more_blocked_than_threads(void **state)
 	start = now_ms();
 	for (unsigned int i = 0; i < BLOCKERS; i++)
 		breaker_open(&b[i], &files[i], O_WRONLY);
+	EVENTUALLY(fx, in_drain(users) == MAX_HELPERS);
+	atomic_store(block_log, true);
 	for (unsigned int i = 0; i < BLOCKERS; i++)
 		EVENTUALLY(fx, breaker_done(&b[i]));
 	assert_true(now_ms() - start < 3000);
+	atomic_store(block_log, false);
 	for (unsigned int i = 0; i < BLOCKERS; i++)
 		atomic_store(&users[i].block_drain, false);
 	for (unsigned int i = 0; i < BLOCKERS; i++) {
@@ -224,6 +246,23 @@ static void helpers__more_blocked_than_threads(void **state)
 		user_dereg(&users[i]);
 		file_end(&files[i]);
 	}
+}
+
+static void helpers__more_blocked_than_threads(void **state)
+{
+	atomic_bool unused;
+
+	block_all(*state, &unused);
+}
+
+/* The one thread that is left does not go into the log function. */
+static void helpers__and_the_log_blocks_too(void **state)
+{
+	static atomic_bool block;
+	struct fix *fx = *state;
+
+	assert_int_equal(daxlease_ctx_set_log(fx->ctx, wait_in_log, DAXLEASE_LOG_INFO, &block), 0);
+	block_all(fx, &block);
 }
 
 static void helpers__gone_soon_after(void **state)
@@ -367,6 +406,7 @@ int main(void)
 		IN_THREAD(storm__queue_full_in_the_middle),
 		IN_THREAD(storm__while_a_callback_blocks),
 		IN_THREAD(helpers__more_blocked_than_threads),
+		IN_THREAD(helpers__and_the_log_blocks_too),
 		IN_THREAD(helpers__gone_soon_after),
 		IN_THREAD(helpers__none_to_be_had),
 		IN_THREAD(helpers__retries_go_on_without_them),
