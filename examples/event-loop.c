@@ -263,7 +263,7 @@ static int open_device(struct loop *l, const char *name)
 	struct ibv_device **list = ibv_get_device_list(NULL);
 
 	if (!list)
-		return fail("ibv_get_device_list", -errno);
+		return fail("ibv_get_device_list (is ib_uverbs loaded?)", -errno);
 	errno = ENODEV;
 	for (int i = 0; list[i]; i++) {
 		if (!strcmp(ibv_get_device_name(list[i]), name)) {
@@ -283,6 +283,10 @@ static int open_file(struct loop *l, const char *name)
 	l->fd = open(name, O_RDWR | O_CLOEXEC);
 	if (l->fd < 0 || fstat(l->fd, &st))
 		return fail(name, -errno);
+	if (!st.st_size) {
+		fputs("event-loop: FILE is empty\n", stderr);
+		return -EINVAL;
+	}
 	addr = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, l->fd, 0);
 	if (addr == MAP_FAILED)
 		return fail("mmap", -errno);
@@ -514,9 +518,10 @@ int main(int argc, char **argv)
 		err = open_verbs(&l, gid_index);
 	if (!err)
 		err = open_region(&l);
-	if (!err)
+	if (!err) {
 		err = run(&l);
-	printf("%lu writes completed\n", l.completed);
+		printf("%lu writes completed\n", l.completed);
+	}
 	close_err = close_all(&l);
 	return err || close_err ? 1 : 0;
 }

@@ -91,8 +91,10 @@ static struct ibv_context *open_device(const char *name)
 	struct ibv_device **list = ibv_get_device_list(NULL);
 	struct ibv_context *device = NULL;
 
-	if (!list)
+	if (!list) {
+		fail("ibv_get_device_list (is ib_uverbs loaded?)", -errno);
 		return NULL;
+	}
 	errno = ENODEV;
 	for (int i = 0; list[i]; i++) {
 		if (!strcmp(ibv_get_device_name(list[i]), name)) {
@@ -100,6 +102,8 @@ static struct ibv_context *open_device(const char *name)
 			break;
 		}
 	}
+	if (!device)
+		fail(name, -errno);
 	ibv_free_device_list(list);
 	return device;
 }
@@ -118,6 +122,10 @@ static int run(struct ibv_pd *pd, int fd)
 
 	if (fstat(fd, &st))
 		return fail("fstat", -errno);
+	if (!st.st_size) {
+		fputs("register: FILE is empty\n", stderr);
+		return -EINVAL;
+	}
 	addr = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (addr == MAP_FAILED)
 		return fail("mmap", -errno);
@@ -169,7 +177,7 @@ int main(int argc, char **argv)
 	}
 	device = open_device(argv[2]);
 	if (!device) {
-		err = fail(argv[2], -errno);
+		err = -ENODEV;
 		goto close_fd;
 	}
 	pd = ibv_alloc_pd(device);

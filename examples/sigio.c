@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * sigio: DAXLEASE_MODE_SIGNAL, the manner of the 2019 proposal.
+ * sigio: DAXLEASE_MODE_SIGNAL: the program's own SIGIO handler, no thread.
  *
- * The program has a SIGIO handler of its own. The library has no thread: the
- * handler passes what it got to daxlease_ctx_notify(), which makes the context's
+ * The handler passes what it got to daxlease_ctx_notify(), which makes the context's
  * descriptor readable, and the loop below does the rest.
  */
 #define _GNU_SOURCE
@@ -150,8 +149,10 @@ static struct ibv_context *open_device(const char *name)
 	struct ibv_device **list = ibv_get_device_list(NULL);
 	struct ibv_context *device = NULL;
 
-	if (!list)
+	if (!list) {
+		fail("ibv_get_device_list (is ib_uverbs loaded?)", -errno);
 		return NULL;
+	}
 	errno = ENODEV;
 	for (int i = 0; list[i]; i++) {
 		if (!strcmp(ibv_get_device_name(list[i]), name)) {
@@ -159,6 +160,8 @@ static struct ibv_context *open_device(const char *name)
 			break;
 		}
 	}
+	if (!device)
+		fail(name, -errno);
 	ibv_free_device_list(list);
 	return device;
 }
@@ -182,6 +185,11 @@ int main(int argc, char **argv)
 		fail(argv[1], -errno);
 		return 1;
 	}
+	if (!st.st_size) {
+		fputs("sigio: FILE is empty\n", stderr);
+		err = -EINVAL;
+		goto close_fd;
+	}
 	addr = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (addr == MAP_FAILED) {
 		err = fail("mmap", -errno);
@@ -189,7 +197,7 @@ int main(int argc, char **argv)
 	}
 	device = open_device(argv[2]);
 	if (!device) {
-		err = fail(argv[2], -errno);
+		err = -ENODEV;
 		goto unmap;
 	}
 	pd = ibv_alloc_pd(device);

@@ -14,12 +14,13 @@
 #define QUIET_MS 150 /* long enough for a callback that should not come */
 
 enum outcome {
-	SETTLED, /* no conflict */
-	UNSEEN,	 /* succeeds, and nobody is told */
-	LENT,	 /* let in at once, the registration stays */
-	BROKEN,	 /* waits until all is given back */
-	AGAIN,	 /* EAGAIN, but the break has begun */
-	REFUSED, /* the description is not writable */
+	SETTLED,    /* no conflict */
+	UNSEEN,	    /* succeeds, and nobody is told */
+	LENT,	    /* let in at once, the registration stays */
+	LENT_AGAIN, /* the same, but this one fails with EAGAIN */
+	BROKEN,	    /* waits until all is given back */
+	AGAIN,	    /* EAGAIN, but the break has begun */
+	REFUSED,    /* the description is not writable */
 };
 
 struct row {
@@ -28,20 +29,29 @@ struct row {
 	long amount;
 	bool shared; /* through the holder's description */
 	enum outcome lease_rd, lease_wr, deleg_rd, deleg_wr;
+	const char *perl; /* of OP_SHELL: an expression for success, $f is the file */
 };
 
 static const struct row rows[] = {
-	{ "open-read", OP_OPEN_READ, 0, false, SETTLED, LENT, SETTLED, LENT },
-	{ "open-write", OP_OPEN_WRITE, 0, false, BROKEN, BROKEN, BROKEN, BROKEN },
-	{ "open-write-nonblock", OP_OPEN_WRITE_NONBLOCK, 0, false, AGAIN, AGAIN, AGAIN, AGAIN },
-	{ "truncate", OP_TRUNCATE, PAGE, false, BROKEN, BROKEN, BROKEN, BROKEN },
-	{ "ftruncate-shared", OP_FTRUNCATE, PAGE, true, REFUSED, UNSEEN, REFUSED, AGAIN },
-	{ "punch-shared", OP_PUNCH, PAGE, true, REFUSED, UNSEEN, REFUSED, UNSEEN },
-	{ "pwrite-shared", OP_PWRITE, PAGE, true, REFUSED, UNSEEN, REFUSED, UNSEEN },
-	{ "unlink", OP_UNLINK, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN },
-	{ "rename", OP_RENAME, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN },
-	{ "link", OP_LINK, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN },
-	{ "chmod", OP_CHMOD, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN },
+	{ "open-read", OP_OPEN_READ, 0, false, SETTLED, LENT, SETTLED, LENT, NULL },
+	{ "open-read-nonblock", OP_SHELL, 0, false, SETTLED, LENT_AGAIN, SETTLED, LENT_AGAIN,
+	  "sysopen F, $f, O_RDONLY | O_NONBLOCK" },
+	{ "open-write", OP_OPEN_WRITE, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, NULL },
+	{ "open-write-nonblock", OP_OPEN_WRITE_NONBLOCK, 0, false, AGAIN, AGAIN, AGAIN, AGAIN,
+	  NULL },
+	{ "truncate", OP_TRUNCATE, PAGE, false, BROKEN, BROKEN, BROKEN, BROKEN, NULL },
+	{ "ftruncate-shared", OP_FTRUNCATE, PAGE, true, REFUSED, UNSEEN, REFUSED, AGAIN, NULL },
+	{ "punch-shared", OP_PUNCH, PAGE, true, REFUSED, UNSEEN, REFUSED, UNSEEN, NULL },
+	{ "pwrite-shared", OP_PWRITE, PAGE, true, REFUSED, UNSEEN, REFUSED, UNSEEN, NULL },
+	{ "unlink", OP_UNLINK, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, NULL },
+	{ "rename", OP_RENAME, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, NULL },
+	{ "link", OP_LINK, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, NULL },
+	{ "chmod", OP_CHMOD, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, NULL },
+	{ "chown", OP_SHELL, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, "chown 1, 1, $f" },
+	{ "utimes", OP_SHELL, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, "utime 1, 1, $f" },
+	/* setxattr(2), of x86_64 */
+	{ "setxattr", OP_SHELL, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN,
+	  "!syscall 188, $f, my $n = q(user.x), my $v = q(y), 1, 0" },
 };
 
 struct cell {
@@ -49,15 +59,31 @@ struct cell {
 	bool write;
 };
 
-static int do_row(struct stage *s, const struct row *row)
-{
-	return other_do(&s->other, row->op, s->file.path, row->amount,
-			row->shared ? s->file.fd : -1);
-}
-
 static void begin_row(struct stage *s, const struct row *row)
 {
-	other_begin(&s->other, row->op, s->file.path, row->amount, row->shared ? s->file.fd : -1);
+	const char *path = s->file.path;
+	char command[512];
+
+	if (row->perl) {
+		CHECK((size_t)snprintf(command, sizeof(command),
+				       "perl -MFcntl -e '$f = shift; (%s) or exit $!' '%s'",
+				       row->perl, path) < sizeof(command));
+		path = command;
+	}
+	other_begin(&s->other, row->op, path, row->amount, row->shared ? s->file.fd : -1);
+}
+
+static int end_row(struct stage *s, const struct row *row)
+{
+	int ret = other_end(&s->other, SOON_MS);
+
+	return row->perl ? -ret : ret; /* an exit status is errno */
+}
+
+static int do_row(struct stage *s, const struct row *row)
+{
+	begin_row(s, row);
+	return end_row(s, row);
 }
 
 /* While it is asked to drain, the peer's work still succeeds. */
@@ -112,14 +138,14 @@ static void check_refused(struct stage *s, const struct row *row)
 	check_untouched(s);
 }
 
-static void check_lent(struct stage *s, const struct row *row)
+static void check_lent(struct stage *s, const struct row *row, int result)
 {
 	struct region *r = &s->region;
 	uint32_t rkey = region_rkey(r);
 	struct traffic traffic;
 
 	traffic_start(&traffic, s);
-	CHECK_EQ(do_row(s, row), 0);
+	CHECK_EQ(do_row(s, row), result);
 	WAIT_FOR(r, lends, 1);
 	WAIT_FOR(r, guards, 1);
 	traffic_check(&traffic);
@@ -157,7 +183,7 @@ static void check_broken(struct stage *s, const struct row *row)
 	begin_row(s, row);
 	WAIT_FOR(&s->region, drains, 1);
 	CHECK(other_waits(&s->other));
-	CHECK_EQ(other_end(&s->other, SOON_MS), 0);
+	CHECK_EQ(end_row(s, row), 0);
 	WAIT_FOR(&s->region, releases, 1);
 	CHECK(s->other.end_ns >= s->region.drained_ns);
 	CHECK(s->other.end_ns >= dereg_end_ns());
@@ -204,7 +230,10 @@ static void run_cell(const struct world *w, const void *arg)
 		check_quiet(&s, cell->row, true);
 		break;
 	case LENT:
-		check_lent(&s, cell->row);
+		check_lent(&s, cell->row, 0);
+		break;
+	case LENT_AGAIN:
+		check_lent(&s, cell->row, -EAGAIN);
 		break;
 	case BROKEN:
 		check_broken(&s, cell->row);

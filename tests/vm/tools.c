@@ -36,6 +36,10 @@ static const struct tool tools[] = {
 	{ "mv", "mv $F $F.new", NOTHING, DRAINS, -1 },
 	{ "rm", "rm $F", NOTHING, DRAINS, -1 },
 	{ "chmod", "chmod 600 $F", NOTHING, DRAINS, FILE_SIZE },
+	{ "chown", "chown 1 $F", NOTHING, DRAINS, FILE_SIZE },
+	/* It opens the file for writing first, with O_NONBLOCK; -c does not. */
+	{ "touch", "touch $F", DRAINS, DRAINS, FILE_SIZE },
+	{ "touch-c", "touch -c $F", NOTHING, DRAINS, FILE_SIZE },
 	{ "ln", "ln $F $F.new", NOTHING, DRAINS, FILE_SIZE },
 };
 
