@@ -522,7 +522,8 @@ DAXLEASE_API int daxlease_mr_regain(struct daxlease_mr *mr);
 #define DAXLEASE_UNSEEN_FTRUNCATE (1u << 0) /* through a shared description */
 #define DAXLEASE_UNSEEN_FALLOCATE (1u << 1) /* likewise */
 #define DAXLEASE_UNSEEN_WRITE (1u << 2)	    /* likewise */
-#define DAXLEASE_UNSEEN_NAMESPACE (1u << 3) /* unlink, rename, link, chmod, chown, ... */
+/* unlink, rename, link, chmod, chown, utimes, setxattr */
+#define DAXLEASE_UNSEEN_NAMESPACE (1u << 3)
 
 #define DAXLEASE_KIND_MAX 16 /* room in struct daxlease_caps */
 
