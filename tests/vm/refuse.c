@@ -242,7 +242,7 @@ static const struct refusal refusals[] = {
 	{ "private", mapped_private, -EOPNOTSUPP, "MAP_SHARED", true },
 	{ "read-only-mapping", mapped_read_only, -EOPNOTSUPP, "PROT_WRITE", false },
 	{ "beyond-end", beyond_end, -EINVAL, "end of the file", false },
-	{ "length-0", length_0, -EINVAL, "empty", true },
+	{ "length-0", length_0, -EINVAL, "length is 0", true },
 	{ "wraps", wraps, -EINVAL, "wraps", true },
 	{ "mapping-of-another-file", mapping_of_another_file, -EINVAL, "something else", true },
 	{ "fd-of-another-file", fd_of_another_file, -EINVAL, "something else", true },
