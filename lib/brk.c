@@ -204,7 +204,7 @@ static void go_away(struct run *run, struct daxlease_mr *mr, bool *busy)
 	struct lease *l = mr->lease;
 
 	*busy = true;
-	if (TAILQ_FIRST(&l->regions) != TAILQ_LAST(&l->regions, regions))
+	if (lease_is_shared(l))
 		brk_queue(ctx, l); /* the other regions of the file */
 	set_due(ctx, l, lease_due(l));
 	run->runner->away(ctx);

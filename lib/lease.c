@@ -51,21 +51,10 @@ static int check_free(int fd)
 }
 
 /*
- * Asking and taking are one step only within this lock. It guards
- * against other threads of this process, which alone share the description by design.
+ * Asking and taking are one step only within this lock. It guards against other threads
+ * of this process, which alone share the description by design.
  */
 static pthread_mutex_t take_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_once_t take_lock_once = PTHREAD_ONCE_INIT;
-
-static void lock_taking(void)
-{
-	pthread_mutex_lock(&take_lock);
-}
-
-static void unlock_taking(void)
-{
-	pthread_mutex_unlock(&take_lock);
-}
 
 /* Another thread may have held it when the child was made. It guards no memory. */
 static void free_lock_in_child(void)
@@ -76,6 +65,14 @@ static void free_lock_in_child(void)
 static void prepare_fork(void)
 {
 	pthread_atfork(NULL, NULL, free_lock_in_child);
+}
+
+static void lock_taking(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, prepare_fork);
+	pthread_mutex_lock(&take_lock);
 }
 
 static int take_locked(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
@@ -101,10 +98,9 @@ int lease_take(enum daxlease_kind kind, int fd, int type, const struct lease_not
 {
 	int ret;
 
-	pthread_once(&take_lock_once, prepare_fork);
 	lock_taking();
 	ret = take_locked(kind, fd, type, notice, ret_ops);
-	unlock_taking();
+	pthread_mutex_unlock(&take_lock);
 	return ret;
 }
 
@@ -118,12 +114,11 @@ int lease_try(enum daxlease_kind kind, int fd, int type)
 	const struct lease_ops *ops;
 	int ret;
 
-	pthread_once(&take_lock_once, prepare_fork);
 	lock_taking();
 	ret = take_locked(kind, fd, type, &notice, &ops);
 	if (!ret)
 		ops->give_back(fd);
-	unlock_taking();
+	pthread_mutex_unlock(&take_lock);
 	return ret;
 }
 

@@ -163,6 +163,12 @@ struct daxlease_ctx {
 	struct helper helpers[MAX_HELPERS];
 };
 
+/* More than one region shares the lease. */
+static inline bool lease_is_shared(const struct lease *l)
+{
+	return TAILQ_FIRST(&l->regions) != TAILQ_LAST(&l->regions, regions);
+}
+
 /* Locks; unlocking hands out the log lines that were added meanwhile. */
 static inline void ctx_lock(struct daxlease_ctx *ctx)
 {

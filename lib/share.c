@@ -189,7 +189,7 @@ int share_give_back_last(struct daxlease_mr *mr)
 	struct lease *l = mr->lease;
 	int err;
 
-	if (!l || !l->held || TAILQ_FIRST(&l->regions) != TAILQ_LAST(&l->regions, regions))
+	if (!l || !l->held || lease_is_shared(l))
 		return 0;
 	err = brk_give_back(mr->ctx, l);
 	return l->held ? err : 0;
