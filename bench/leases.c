@@ -36,7 +36,8 @@ struct variant {
 __attribute__((noinline)) static void take_layer(struct many *m, size_t i)
 {
 	const struct lease_ops *ops;
-	int err = lease_take(m->env->kind, m->files[i].fd, F_WRLCK, &m->notice, &ops);
+	const struct lease_want want = { .access_mode = O_RDWR };
+	int err = lease_take(m->env->kind, m->files[i].fd, want, &m->notice, &ops);
 
 	if (err)
 		die(err, "lease %zu through the lease layer", i);

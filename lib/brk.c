@@ -736,7 +736,7 @@ static void look(struct daxlease_ctx *ctx, struct lease *l)
 	l->noticed = false;
 	if (!l->held || (l->breaking && l->foreign))
 		return;
-	query = l->ops->query(l->fd, l->type);
+	query = l->ops->query(l->fd, l->want);
 	if (query == LEASE_HELD)
 		return; /* left over from an earlier break */
 	if (l->breaking)
@@ -782,7 +782,7 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
 {
 	const struct lease_ops *ops;
 	struct daxlease_mr *mr;
-	int err = lease_take(l->ops->kind, l->fd, l->type, &ctx->notice, &ops);
+	int err = lease_take(l->ops->kind, l->fd, l->want, &ctx->notice, &ops);
 
 	if (err) {
 		ctx->stats.lease_retries++;
@@ -881,7 +881,7 @@ void brk_scan(struct daxlease_ctx *ctx)
 
 	TAILQ_FOREACH(l, &ctx->leases, link) {
 		if (l->held && !(l->breaking && l->foreign) &&
-		    l->ops->query(l->fd, l->type) != LEASE_HELD)
+		    l->ops->query(l->fd, l->want) != LEASE_HELD)
 			notice(ctx, l);
 	}
 }

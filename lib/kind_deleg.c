@@ -16,14 +16,14 @@ static int set(int fd, int type)
 	return err == -EINVAL ? -EOPNOTSUPP : err;
 }
 
-static int take(int fd, int type, const struct lease_notice *notice)
+static int take(int fd, struct lease_want want, const struct lease_notice *notice)
 {
-	return lease_take_with_signal(fd, type, notice, set);
+	return lease_take_with_signal(fd, lease_type_for(want.access_mode), notice, set);
 }
 
-static int query(int fd, int type)
+static int query(int fd, struct lease_want want)
 {
-	return lease_query_of(type, sys_get_deleg(fd));
+	return lease_query_of(lease_type_for(want.access_mode), sys_get_deleg(fd));
 }
 
 static int give_back(int fd)
@@ -35,6 +35,7 @@ static int give_back(int fd)
 
 const struct lease_ops kind_deleg_ops = {
 	.kind = DAXLEASE_KIND_DELEG,
+	.by_access_mode = true,
 	.unseen = DAXLEASE_UNSEEN_FALLOCATE | DAXLEASE_UNSEEN_WRITE,
 	.take = take,
 	.query = query,

@@ -75,8 +75,8 @@ static void lock_taking(void)
 	pthread_mutex_lock(&take_lock);
 }
 
-static int take_locked(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
-		       const struct lease_ops **ret_ops)
+static int take_locked(enum daxlease_kind kind, int fd, struct lease_want want,
+		       const struct lease_notice *notice, const struct lease_ops **ret_ops)
 {
 	int ret = check_free(fd);
 
@@ -86,25 +86,25 @@ static int take_locked(enum daxlease_kind kind, int fd, int type, const struct l
 	for (unsigned int i = 0; i < ARRAY_SIZE(kinds) && ret == -EOPNOTSUPP; i++) {
 		if (kind != DAXLEASE_KIND_AUTO && kind != kinds[i]->kind)
 			continue;
-		ret = kinds[i]->take(fd, type, notice);
+		ret = kinds[i]->take(fd, want, notice);
 		if (!ret)
 			*ret_ops = kinds[i];
 	}
 	return ret;
 }
 
-int lease_take(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
-	       const struct lease_ops **ret_ops)
+int lease_take(enum daxlease_kind kind, int fd, struct lease_want want,
+	       const struct lease_notice *notice, const struct lease_ops **ret_ops)
 {
 	int ret;
 
 	lock_taking();
-	ret = take_locked(kind, fd, type, notice, ret_ops);
+	ret = take_locked(kind, fd, want, notice, ret_ops);
 	pthread_mutex_unlock(&take_lock);
 	return ret;
 }
 
-int lease_try(enum daxlease_kind kind, int fd, int type)
+int lease_try(enum daxlease_kind kind, int fd, struct lease_want want)
 {
 	/* By default this signal is ignored; the lease is given back anyway. */
 	const struct lease_notice notice = {
@@ -115,7 +115,7 @@ int lease_try(enum daxlease_kind kind, int fd, int type)
 	int ret;
 
 	lock_taking();
-	ret = take_locked(kind, fd, type, &notice, &ops);
+	ret = take_locked(kind, fd, want, &notice, &ops);
 	if (!ret)
 		ops->give_back(fd);
 	pthread_mutex_unlock(&take_lock);

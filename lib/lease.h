@@ -18,6 +18,11 @@ struct lease_notice {
 	struct sys_owner owner;
 };
 
+/* What a lease has to be good for; which type that takes is the kind's business. */
+struct lease_want {
+	int access_mode; /* of the description: O_RDONLY, O_RDWR */
+};
+
 enum lease_query {
 	LEASE_HELD,
 	LEASE_BREAKING_READER, /* somebody wants to read; lending it would do */
@@ -31,10 +36,11 @@ enum lease_query {
 struct lease_ops {
 	enum daxlease_kind kind;
 	bool pins;	     /* FS-DAX can be registered pinned under it */
+	bool by_access_mode; /* a write lease for a descriptor open for writing, else a read one */
 	unsigned int unseen; /* DAXLEASE_UNSEEN_* */
 	/* -EOPNOTSUPP: kernel or filesystem has no such leases. */
-	int (*take)(int fd, int type, const struct lease_notice *notice);
-	int (*query)(int fd, int type);
+	int (*take)(int fd, struct lease_want want, const struct lease_notice *notice);
+	int (*query)(int fd, struct lease_want want);
 	/* -ESTALE: the kernel had taken it back already. */
 	int (*give_back)(int fd);
 };
@@ -52,13 +58,16 @@ const struct lease_ops *lease_kind_find(enum daxlease_kind kind);
  * Takes a lease of this kind, or for AUTO the strongest one that there is, and
  * says which in *ret_ops.
  */
-int lease_take(enum daxlease_kind kind, int fd, int type, const struct lease_notice *notice,
-	       const struct lease_ops **ret_ops);
+int lease_take(enum daxlease_kind kind, int fd, struct lease_want want,
+	       const struct lease_notice *notice, const struct lease_ops **ret_ops);
 
 /* Whether it could be taken: takes it and gives it back. */
-int lease_try(enum daxlease_kind kind, int fd, int type);
+int lease_try(enum daxlease_kind kind, int fd, struct lease_want want);
 
-/* F_RDLCK or F_WRLCK: all that a descriptor of this access mode can hold. */
+/*
+ * F_RDLCK or F_WRLCK: all that F_SETLEASE and its kin let a descriptor of this access
+ * mode hold.
+ */
 int lease_type_for(int access_mode);
 
 /*

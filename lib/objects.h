@@ -35,8 +35,8 @@ struct lease {
 	const struct lease_ops *ops;
 	dev_t dev;
 	ino_t ino;
-	int fd;	  /* our duplicate: the handle on the lease; si_fd of its signals */
-	int type; /* F_RDLCK, F_WRLCK */
+	int fd; /* our duplicate: the handle on the lease; si_fd of its signals */
+	struct lease_want want;
 
 	bool held;
 	bool noticed;  /* a signal came that nobody has looked at */

@@ -57,7 +57,7 @@ int daxlease_kind_from_str(const char *name, enum daxlease_kind *ret_kind)
 	return -EINVAL;
 }
 
-static int probe_file(int fd, struct daxlease_caps *caps, int *ret_type)
+static int probe_file(int fd, struct daxlease_caps *caps, struct lease_want *ret_want)
 {
 	struct sys_file file;
 	int mode = sys_access_mode(fd);
@@ -68,7 +68,7 @@ static int probe_file(int fd, struct daxlease_caps *caps, int *ret_type)
 	if (!S_ISREG(file.mode))
 		return -EINVAL;
 	caps->fs_dax = file.dax;
-	*ret_type = lease_type_for(mode);
+	*ret_want = (struct lease_want){ .access_mode = mode };
 	return 0;
 }
 
@@ -84,7 +84,7 @@ static void probe_settings(struct daxlease_caps *caps)
 		sys_close(fd);
 }
 
-static void probe_kinds(int fd, int type, struct daxlease_caps *caps)
+static void probe_kinds(int fd, struct lease_want want, struct daxlease_caps *caps)
 {
 	const struct lease_ops *ops;
 
@@ -94,10 +94,10 @@ static void probe_kinds(int fd, int type, struct daxlease_caps *caps)
 	for (unsigned int rank = 0; (ops = lease_kind_at(rank)); rank++) {
 		struct daxlease_kind_caps *kind = &caps->kinds[ops->kind];
 
-		kind->error = lease_try(ops->kind, fd, type);
+		kind->error = lease_try(ops->kind, fd, want);
 		kind->unseen = ops->unseen;
 		kind->pins = ops->pins;
-		kind->write = type == F_WRLCK;
+		kind->write = ops->by_access_mode && want.access_mode != O_RDONLY;
 		if (!kind->error && caps->best == DAXLEASE_KIND_NONE)
 			caps->best = ops->kind;
 	}
@@ -149,15 +149,16 @@ static const char *reason(const struct daxlease_caps *caps)
 int daxlease_probe(int fd, struct ibv_context *device, struct daxlease_caps *ret_caps)
 {
 	struct daxlease_caps caps = { 0 };
-	int type, err;
+	struct lease_want want;
+	int err;
 
 	if (!ret_caps)
 		return -EINVAL;
-	err = probe_file(fd, &caps, &type);
+	err = probe_file(fd, &caps, &want);
 	if (err)
 		return err;
 	probe_settings(&caps);
-	probe_kinds(fd, type, &caps);
+	probe_kinds(fd, want, &caps);
 	probe_device(device, &caps);
 	snprintf(caps.reason, sizeof(caps.reason), "%s", reason(&caps));
 	return opts_put(ret_caps, &caps, sizeof(caps));

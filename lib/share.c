@@ -84,8 +84,8 @@ static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind,
 	err = reserve_fd(ctx, l->fd);
 	if (err)
 		goto err_close;
-	l->type = lease_type_for(range->access_mode);
-	err = lease_take(kind, l->fd, l->type, &ctx->notice, &l->ops);
+	l->want.access_mode = range->access_mode;
+	err = lease_take(kind, l->fd, l->want, &ctx->notice, &l->ops);
 	if (err)
 		goto err_close;
 	l->held = true;
@@ -140,7 +140,7 @@ static int share_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_
 			ctx, l, -EINVAL,
 			"leased already, with another kind, for another region: use that kind, "
 			"or auto");
-	if (writes && l->type == F_RDLCK)
+	if (writes && l->ops->by_access_mode && l->want.access_mode == O_RDONLY)
 		return refuse_share(ctx, l, -EAGAIN,
 				    "leased already, for reading, through another description: "
 				    "deregister that region first");

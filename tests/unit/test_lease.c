@@ -41,12 +41,15 @@ static bool have_deleg(const struct file *f)
 	return true;
 }
 
-static int take(const struct file *f, enum daxlease_kind kind, int type,
+static const struct lease_want rd = { .access_mode = O_RDONLY };
+static const struct lease_want wr = { .access_mode = O_RDWR };
+
+static int take(const struct file *f, enum daxlease_kind kind, struct lease_want want,
 		const struct lease_ops **ret_ops)
 {
 	struct lease_notice n = notice();
 
-	return lease_take(kind, f->fd, type, &n, ret_ops);
+	return lease_take(kind, f->fd, want, &n, ret_ops);
 }
 
 static void lease_kind__table(void **state)
@@ -86,13 +89,13 @@ static void kind_lease__take_query_give_back(void **state)
 	const struct lease_ops *ops = NULL;
 	struct f_owner_ex owner;
 
-	assert_int_equal(take(f, DAXLEASE_KIND_LEASE, F_WRLCK, &ops), 0);
+	assert_int_equal(take(f, DAXLEASE_KIND_LEASE, wr, &ops), 0);
 	assert_ptr_equal(ops, &kind_lease_ops);
 	assert_int_equal(file_lease(f), F_WRLCK);
 	assert_int_equal(fcntl(f->fd, F_GETSIG), SIGURG);
 	assert_int_equal(fcntl(f->fd, F_GETOWN_EX, &owner), 0);
 	assert_int_equal(owner.pid, sys_gettid());
-	assert_int_equal(ops->query(f->fd, F_WRLCK), LEASE_HELD);
+	assert_int_equal(ops->query(f->fd, wr), LEASE_HELD);
 	assert_int_equal(ops->give_back(f->fd), 0);
 	assert_int_equal(ops->give_back(f->fd), -ESTALE);
 }
@@ -103,17 +106,17 @@ static void kind_lease__breaking(void **state)
 	const struct lease_ops *ops = &kind_lease_ops;
 	struct breaker b;
 
-	assert_int_equal(take(f, DAXLEASE_KIND_LEASE, F_WRLCK, &ops), 0);
+	assert_int_equal(take(f, DAXLEASE_KIND_LEASE, wr, &ops), 0);
 	breaker_open(&b, f, O_RDONLY | O_NONBLOCK);
 	while (!breaker_done(&b))
 		sleep_ms(1);
 	assert_int_equal(b.err, EWOULDBLOCK);
-	assert_int_equal(ops->query(f->fd, F_WRLCK), LEASE_BREAKING_READER);
+	assert_int_equal(ops->query(f->fd, wr), LEASE_BREAKING_READER);
 	breaker_end(&b);
 	breaker_open(&b, f, O_WRONLY | O_NONBLOCK);
 	while (!breaker_done(&b))
 		sleep_ms(1);
-	assert_int_equal(ops->query(f->fd, F_WRLCK), LEASE_BREAKING);
+	assert_int_equal(ops->query(f->fd, wr), LEASE_BREAKING);
 	breaker_end(&b);
 	assert_int_equal(ops->give_back(f->fd), 0);
 }
@@ -123,8 +126,8 @@ static void lease_take__held_already(void **state)
 	struct file *f = *state;
 	const struct lease_ops *ops = NULL;
 
-	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, F_WRLCK, &ops), 0);
-	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, F_WRLCK, &ops), -EAGAIN);
+	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, wr, &ops), 0);
+	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, wr, &ops), -EAGAIN);
 	assert_int_equal(ops->give_back(f->fd), 0);
 }
 
@@ -135,8 +138,8 @@ static void lease_take__read_lease_held_already(void **state)
 
 	(void)state;
 	file_make_readonly(&f, 1);
-	assert_int_equal(take(&f, DAXLEASE_KIND_LEASE, F_RDLCK, &ops), 0);
-	assert_int_equal(take(&f, DAXLEASE_KIND_LEASE, F_RDLCK, &ops), -EAGAIN);
+	assert_int_equal(take(&f, DAXLEASE_KIND_LEASE, rd, &ops), 0);
+	assert_int_equal(take(&f, DAXLEASE_KIND_LEASE, rd, &ops), -EAGAIN);
 	assert_int_equal(ops->give_back(f.fd), 0);
 	file_end(&f);
 }
@@ -148,7 +151,7 @@ static void lease_take__failure_leaves_nothing(void **state)
 	struct f_owner_ex owner;
 	int other = open(f->path, O_RDONLY);
 
-	assert_int_equal(take(f, DAXLEASE_KIND_LEASE, F_WRLCK, &ops), -EAGAIN);
+	assert_int_equal(take(f, DAXLEASE_KIND_LEASE, wr, &ops), -EAGAIN);
 	assert_ptr_equal(ops, &kind_deleg_ops);
 	assert_int_equal(file_lease(f), F_UNLCK);
 	assert_int_equal(fcntl(f->fd, F_GETSIG), 0);
@@ -165,7 +168,7 @@ static void lease_take__each_step_fails(void **state)
 
 	for (size_t i = 0; i < 3; i++) {
 		fault_arm_name(steps[i], 1, 1);
-		assert_true(take(f, DAXLEASE_KIND_LEASE, F_WRLCK, &ops) < 0);
+		assert_true(take(f, DAXLEASE_KIND_LEASE, wr, &ops) < 0);
 		assert_int_equal(file_lease(f), F_UNLCK);
 		assert_int_equal(fcntl(f->fd, F_GETSIG), 0);
 	}
@@ -176,7 +179,7 @@ static void lease_take__auto_takes_the_strongest(void **state)
 	const struct file *f = *state;
 	const struct lease_ops *ops = NULL;
 
-	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, F_WRLCK, &ops), 0);
+	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, wr, &ops), 0);
 	assert_ptr_equal(ops, have_deleg(f) ? &kind_deleg_ops : &kind_lease_ops);
 	assert_int_equal(ops->give_back(f->fd), 0);
 }
@@ -185,7 +188,7 @@ static void lease_take__deleg_where_it_is_and_where_not(void **state)
 {
 	const struct file *f = *state;
 	const struct lease_ops *ops = NULL;
-	int err = take(f, DAXLEASE_KIND_DELEG, F_WRLCK, &ops);
+	int err = take(f, DAXLEASE_KIND_DELEG, wr, &ops);
 
 	assert_int_equal(err, have_deleg(f) ? 0 : -EOPNOTSUPP);
 	if (!err)
@@ -198,11 +201,11 @@ static void kind_deleg__take_query_give_back(void **state)
 	const struct lease_ops *ops = NULL;
 
 	fault_deleg(true);
-	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, F_WRLCK, &ops), 0);
+	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, wr, &ops), 0);
 	assert_ptr_equal(ops, &kind_deleg_ops);
-	assert_int_equal(ops->query(f->fd, F_WRLCK), LEASE_HELD);
+	assert_int_equal(ops->query(f->fd, wr), LEASE_HELD);
 	fault_arm_name("sys_get_deleg", 1, 1);
-	assert_int_equal(ops->query(f->fd, F_WRLCK), LEASE_BREAKING);
+	assert_int_equal(ops->query(f->fd, wr), LEASE_BREAKING);
 	assert_int_equal(ops->give_back(f->fd), 0);
 	assert_int_equal(ops->give_back(f->fd), -ESTALE);
 }
@@ -216,7 +219,7 @@ static void lease_take__filesystem_without_leases(void **state)
 	(void)state;
 	/* Whatever it says, it is said, and not by the errno of something else. */
 	assert_true(fd >= 0);
-	assert_int_equal(lease_take(DAXLEASE_KIND_DELEG, 9999, F_RDLCK, &n, &ops), -EBADF);
+	assert_int_equal(lease_take(DAXLEASE_KIND_DELEG, 9999, rd, &n, &ops), -EBADF);
 	close(fd);
 }
 
