@@ -169,8 +169,10 @@ static uint64_t lease_due(const struct lease *l)
 	struct daxlease_mr *mr;
 	uint64_t due = NEVER;
 
-	if (l->breaking ? !any_registered(l) :
-			  !l->held && !l->recalled && (l->lent || any_can_regain(l)))
+	if (l->taking)
+		; /* whoever does queues it afterwards */
+	else if (l->breaking ? !any_registered(l) :
+			       !l->held && !l->recalled && (l->lent || any_can_regain(l)))
 		due = l->retry_at_ns;
 	TAILQ_FOREACH(mr, &l->regions, link)
 		due = min_u64(due, region_due(l, mr));
@@ -195,8 +197,8 @@ struct run {
 };
 
 /*
- * The only place where the pipeline drops the lock: into a callback or a verbs call of
- * mr, which is marked busy. Others go on with what is left.
+ * Where the pipeline drops the lock: into a callback or a verbs call of mr, which is
+ * marked busy. Others go on with what is left. (The other place is brk_take().)
  */
 static void go_away(struct run *run, struct daxlease_mr *mr, bool *busy)
 {
@@ -778,11 +780,42 @@ static void guard_again(struct daxlease_ctx *ctx, struct lease *l)
 	}
 }
 
-int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
+int brk_take(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
+	     const struct brk_runner *runner)
 {
 	const struct lease_ops *ops;
+	int err;
+
+	/* The first time nobody knows yet which kind it will be. */
+	if (l->ops && !l->ops->take_waits) {
+		err = lease_take(kind, l->fd, l->want, &ctx->notice, &ops);
+	} else {
+		l->taking = true;
+		set_due(ctx, l, lease_due(l));
+		if (runner)
+			runner->away(ctx);
+		pthread_mutex_unlock(&ctx->lock);
+		err = lease_take(kind, l->fd, l->want, &ctx->notice, &ops);
+		ctx_lock(ctx);
+		if (runner)
+			runner->back(ctx);
+		l->taking = false;
+		pthread_cond_broadcast(&ctx->changed);
+		if (l->ops || l->noticed)
+			brk_queue(ctx, l); /* for what was put off */
+	}
+	if (err)
+		return err;
+	l->ops = ops;
+	l->held = true;
+	ctx->stats.leases++;
+	return 0;
+}
+
+int brk_retake(struct daxlease_ctx *ctx, struct lease *l, const struct brk_runner *runner)
+{
 	struct daxlease_mr *mr;
-	int err = lease_take(l->ops->kind, l->fd, l->want, &ctx->notice, &ops);
+	int err = brk_take(ctx, l, l->ops->kind, runner);
 
 	if (err) {
 		ctx->stats.lease_retries++;
@@ -791,9 +824,7 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
 			FILE_FMT "not leased again yet: %s", FILE_ARGS(l), strerror(-err));
 		return err;
 	}
-	l->held = true;
 	l->taken_ns = sys_now_ns();
-	ctx->stats.leases++;
 	TAILQ_FOREACH(mr, &l->regions, link) {
 		if (mr->past_end) /* it may be long enough now */
 			mr->retry_at_ns = 0;
@@ -805,13 +836,15 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l)
 	return 0;
 }
 
-static bool step_lease(struct daxlease_ctx *ctx, struct lease *l)
+static bool step_lease(struct run *run, struct lease *l)
 {
+	struct daxlease_ctx *ctx = run->ctx;
+
 	if (l->breaking)
 		return sys_now_ns() >= l->retry_at_ns && end_break(ctx, l);
 	if (!l->held)
 		return (l->lent || any_can_regain(l)) && !l->recalled &&
-		       sys_now_ns() >= l->retry_at_ns && !brk_retake(ctx, l);
+		       sys_now_ns() >= l->retry_at_ns && !brk_retake(ctx, l, run->runner);
 	/* Regaining was given up: nobody needs it any more. */
 	if (!any_registered(l) && !any_wants_regain(l))
 		return !brk_give_back(ctx, l);
@@ -832,11 +865,11 @@ static bool step_regions(struct run *run, struct lease *l)
 static void step(struct run *run, struct lease *l)
 {
 	do {
-		if (l->noticed)
+		if (l->noticed && !l->taking)
 			look(run->ctx, l);
 		while (step_regions(run, l))
 			;
-	} while (step_lease(run->ctx, l) || l->noticed);
+	} while (!l->taking && (step_lease(run, l) || l->noticed));
 	set_due(run->ctx, l, lease_due(l));
 }
 
@@ -880,8 +913,9 @@ void brk_scan(struct daxlease_ctx *ctx)
 	struct lease *l;
 
 	TAILQ_FOREACH(l, &ctx->leases, link) {
-		if (l->held && !(l->breaking && l->foreign) &&
-		    l->ops->query(l->fd, l->want) != LEASE_HELD)
+		if (l->taking || /* to be asked once it is there */
+		    (l->held && !(l->breaking && l->foreign) &&
+		     l->ops->query(l->fd, l->want) != LEASE_HELD))
 			notice(ctx, l);
 	}
 }

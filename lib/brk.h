@@ -43,8 +43,13 @@ unsigned int brk_run(struct daxlease_ctx *ctx, const struct brk_runner *runner);
 /* Begins a break from our side: a recall. */
 void brk_begin(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_cause cause);
 
-/* Takes a lease again that is not held. Not queued, no waiting. */
-int brk_retake(struct daxlease_ctx *ctx, struct lease *l);
+/*
+ * Takes a lease, for the first time, or again if it is not held. The lock is dropped
+ * meanwhile if that may wait. runner is NULL in threads that are the caller's own.
+ */
+int brk_take(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
+	     const struct brk_runner *runner);
+int brk_retake(struct daxlease_ctx *ctx, struct lease *l, const struct brk_runner *runner);
 
 /* Gives the lease back, of which no region is registered. 0, -ESTALE or -errno. */
 int brk_give_back(struct daxlease_ctx *ctx, struct lease *l);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/queue.h>
 
 #include "lease.h"
 #include "util.h"
@@ -51,32 +52,67 @@ static int check_free(int fd)
 }
 
 /*
- * Asking and taking are one step only within this lock. It guards against other threads
- * of this process, which alone share the description by design.
+ * Asking and taking are one step for whoever has this file in here. It guards against other
+ * threads of this process, which alone share the description by design. Files do not wait
+ * for each other, as taking a lease may.
  */
-static pthread_mutex_t take_lock = PTHREAD_MUTEX_INITIALIZER;
+struct turn {
+	LIST_ENTRY(turn) link;
+	ino_t ino;
+};
 
-/* Another thread may have held it when the child was made. It guards no memory. */
-static void free_lock_in_child(void)
+/* Protects the list, which is of turns under way. Nothing is done inside it. */
+static pthread_mutex_t turns_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t turns_changed = PTHREAD_COND_INITIALIZER;
+static LIST_HEAD(, turn) turns = LIST_HEAD_INITIALIZER(turns);
+
+/* Other threads may have been here when the child was made, and they are not in it. */
+static void forget_turns_in_child(void)
 {
-	pthread_mutex_init(&take_lock, NULL);
+	pthread_mutex_init(&turns_lock, NULL);
+	pthread_cond_init(&turns_changed, NULL);
+	LIST_INIT(&turns);
 }
 
 static void prepare_fork(void)
 {
-	pthread_atfork(NULL, NULL, free_lock_in_child);
+	pthread_atfork(NULL, NULL, forget_turns_in_child);
 }
 
-static void lock_taking(void)
+static bool is_taken(ino_t ino)
+{
+	const struct turn *t;
+
+	LIST_FOREACH(t, &turns, link) {
+		if (t->ino == ino)
+			return true;
+	}
+	return false;
+}
+
+static void begin_turn(struct turn *t, ino_t ino)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 	pthread_once(&once, prepare_fork);
-	pthread_mutex_lock(&take_lock);
+	t->ino = ino;
+	pthread_mutex_lock(&turns_lock);
+	while (is_taken(ino))
+		pthread_cond_wait(&turns_changed, &turns_lock);
+	LIST_INSERT_HEAD(&turns, t, link);
+	pthread_mutex_unlock(&turns_lock);
 }
 
-static int take_locked(enum daxlease_kind kind, int fd, struct lease_want want,
-		       const struct lease_notice *notice, const struct lease_ops **ret_ops)
+static void end_turn(struct turn *t)
+{
+	pthread_mutex_lock(&turns_lock);
+	LIST_REMOVE(t, link);
+	pthread_cond_broadcast(&turns_changed);
+	pthread_mutex_unlock(&turns_lock);
+}
+
+static int take_in_turn(enum daxlease_kind kind, int fd, struct lease_want want,
+			const struct lease_notice *notice, const struct lease_ops **ret_ops)
 {
 	int ret = check_free(fd);
 
@@ -96,11 +132,12 @@ static int take_locked(enum daxlease_kind kind, int fd, struct lease_want want,
 int lease_take(enum daxlease_kind kind, int fd, struct lease_want want,
 	       const struct lease_notice *notice, const struct lease_ops **ret_ops)
 {
+	struct turn turn;
 	int ret;
 
-	lock_taking();
-	ret = take_locked(kind, fd, want, notice, ret_ops);
-	pthread_mutex_unlock(&take_lock);
+	begin_turn(&turn, want.ino);
+	ret = take_in_turn(kind, fd, want, notice, ret_ops);
+	end_turn(&turn);
 	return ret;
 }
 
@@ -112,13 +149,14 @@ int lease_try(enum daxlease_kind kind, int fd, struct lease_want want)
 		.owner = { .type = F_OWNER_TID, .id = sys_gettid() },
 	};
 	const struct lease_ops *ops;
+	struct turn turn;
 	int ret;
 
-	lock_taking();
-	ret = take_locked(kind, fd, want, &notice, &ops);
+	begin_turn(&turn, want.ino);
+	ret = take_in_turn(kind, fd, want, &notice, &ops);
 	if (!ret)
 		ops->give_back(fd);
-	pthread_mutex_unlock(&take_lock);
+	end_turn(&turn);
 	return ret;
 }
 

@@ -21,6 +21,7 @@ struct lease_notice {
 /* What a lease has to be good for; which type that takes is the kind's business. */
 struct lease_want {
 	int access_mode; /* of the description: O_RDONLY, O_RDWR */
+	ino_t ino;	 /* of the file */
 };
 
 enum lease_query {
@@ -31,12 +32,14 @@ enum lease_query {
 
 /*
  * The calls on a descriptor return 0 (query: enum lease_query) or -errno; none of
- * them waits or opens anything. The descriptor is the library's own duplicate.
+ * them opens anything, and none but take() waits. The descriptor is the library's own
+ * duplicate.
  */
 struct lease_ops {
 	enum daxlease_kind kind;
 	bool pins;	     /* FS-DAX can be registered pinned under it */
 	bool by_access_mode; /* a write lease for a descriptor open for writing, else a read one */
+	bool take_waits;     /* for a change of the file that is under way */
 	unsigned int unseen; /* DAXLEASE_UNSEEN_* */
 	/* -EOPNOTSUPP: kernel or filesystem has no such leases. */
 	int (*take)(int fd, struct lease_want want, const struct lease_notice *notice);
@@ -56,7 +59,8 @@ const struct lease_ops *lease_kind_find(enum daxlease_kind kind);
 
 /*
  * Takes a lease of this kind, or for AUTO the strongest one that there is, and
- * says which in *ret_ops.
+ * says which in *ret_ops. May wait: see take_waits; and for others that take one of the
+ * same file.
  */
 int lease_take(enum daxlease_kind kind, int fd, struct lease_want want,
 	       const struct lease_notice *notice, const struct lease_ops **ret_ops);

@@ -517,13 +517,15 @@ static int regain(struct daxlease_mr *mr)
 	struct lease *l = mr->lease;
 	int err;
 
+	while (l->taking)
+		pthread_cond_wait(&ctx->changed, &ctx->lock);
 	if (l->breaking)
 		return -EAGAIN;
 	if (!l->recalled && mr->state != DAXLEASE_STATE_RELEASED)
 		return -EALREADY;
 	l->recalled = false;
 	want_all(l, true);
-	err = l->held ? 0 : brk_retake(ctx, l);
+	err = l->held ? 0 : brk_retake(ctx, l, NULL);
 	brk_queue(ctx, l);
 	if (!err) {
 		watch_wait(ctx, regain_done, mr);

@@ -5,8 +5,8 @@
  * ctx->lock protects every member of a context, of its leases and of its regions,
  * unless the member says otherwise. It is never held while the user's code or a
  * verbs call runs: a region is marked busy (in_cb, in_verbs) instead, and a busy
- * region is not freed, nor its lease. Inside it log->lock and the lock of lease_take()
- * are taken, never both.
+ * region is not freed, nor its lease. The same goes for a lease that is being taken, which
+ * may wait (taking). Inside it log->lock and the lock in lease.c are taken, never both.
  */
 #ifndef DAXLEASE_OBJECTS_H
 #define DAXLEASE_OBJECTS_H
@@ -39,6 +39,7 @@ struct lease {
 	struct lease_want want;
 
 	bool held;
+	bool taking;   /* lease_take() runs, without the lock */
 	bool noticed;  /* a signal came that nobody has looked at */
 	bool breaking; /* regions are being drained, then it is given back */
 	bool lent;     /* given back for a reader, regions still registered */

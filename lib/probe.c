@@ -68,7 +68,7 @@ static int probe_file(int fd, struct daxlease_caps *caps, struct lease_want *ret
 	if (!S_ISREG(file.mode))
 		return -EINVAL;
 	caps->fs_dax = file.dax;
-	*ret_want = (struct lease_want){ .access_mode = mode };
+	*ret_want = (struct lease_want){ .access_mode = mode, .ino = file.ino };
 	return 0;
 }
 

@@ -70,6 +70,22 @@ static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kin
 	return err;
 }
 
+static void enter(struct daxlease_ctx *ctx, struct lease *l)
+{
+	TAILQ_INSERT_TAIL(&ctx->leases, l, link);
+	LIST_INSERT_HEAD(&ctx->buckets[bucket_of(l->dev, l->ino)], l, bucket_link);
+	ctx->by_fd[l->fd] = l;
+}
+
+static void leave(struct daxlease_ctx *ctx, struct lease *l)
+{
+	if (l->on_work)
+		TAILQ_REMOVE(&ctx->work, l, work_link);
+	TAILQ_REMOVE(&ctx->leases, l, link);
+	LIST_REMOVE(l, bucket_link);
+	ctx->by_fd[l->fd] = NULL;
+}
+
 static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind,
 		     const struct dax_range *range, struct lease **ret_lease)
 {
@@ -78,33 +94,38 @@ static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind,
 
 	if (!l)
 		return refuse_lease(ctx, fd, kind, -ENOMEM);
+	TAILQ_INIT(&l->regions);
+	l->dev = range->dev;
+	l->ino = range->ino;
+	l->want = (struct lease_want){ .access_mode = range->access_mode, .ino = range->ino };
+	l->due_ns = NEVER;
 	l->fd = err = sys_dup(fd);
 	if (err < 0)
 		goto err_free;
 	err = reserve_fd(ctx, l->fd);
 	if (err)
 		goto err_close;
-	l->want.access_mode = range->access_mode;
-	err = lease_take(kind, l->fd, l->want, &ctx->notice, &l->ops);
+	enter(ctx, l); /* a break may come as soon as it is taken */
+	err = brk_take(ctx, l, kind, NULL);
 	if (err)
-		goto err_close;
-	l->held = true;
-	l->dev = range->dev;
-	l->ino = range->ino;
-	l->due_ns = NEVER;
-	TAILQ_INIT(&l->regions);
-	TAILQ_INSERT_TAIL(&ctx->leases, l, link);
-	LIST_INSERT_HEAD(&ctx->buckets[bucket_of(l->dev, l->ino)], l, bucket_link);
-	ctx->by_fd[l->fd] = l;
-	ctx->stats.leases++;
+		goto err_leave;
 	*ret_lease = l;
 	return 0;
 
+err_leave:
+	leave(ctx, l);
 err_close:
 	sys_close(l->fd);
 err_free:
 	free(l);
 	return refuse_lease(ctx, fd, kind, err);
+}
+
+/* Somebody takes it, and does not hold ctx->lock meanwhile: it must not be freed. */
+static void wait_taken(struct daxlease_ctx *ctx, const struct lease *l)
+{
+	while (l->taking)
+		pthread_cond_wait(&ctx->changed, &ctx->lock);
 }
 
 /* The last region is gone. */
@@ -116,11 +137,7 @@ static void end_lease(struct daxlease_ctx *ctx, struct lease *l)
 		ctx->stats.leases--;
 	if (l->breaking)
 		ctx->breaking--;
-	if (l->on_work)
-		TAILQ_REMOVE(&ctx->work, l, work_link);
-	TAILQ_REMOVE(&ctx->leases, l, link);
-	LIST_REMOVE(l, bucket_link);
-	ctx->by_fd[l->fd] = NULL;
+	leave(ctx, l);
 	sys_close(l->fd);
 	free(l);
 }
@@ -147,7 +164,7 @@ static int share_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_
 	if (l->recalled)
 		return refuse_share(ctx, l, -EAGAIN,
 				    "recalled: call daxlease_mr_regain() on its region first");
-	if (l->breaking || (!l->held && brk_retake(ctx, l)))
+	if (l->breaking || (!l->held && brk_retake(ctx, l, NULL)))
 		return refuse_share(
 			ctx, l, -EAGAIN,
 			"somebody else has the file open or is about to change it: try again when "
@@ -159,9 +176,12 @@ int share_join(struct daxlease_mr *mr, int fd)
 {
 	struct daxlease_ctx *ctx = mr->ctx;
 	enum daxlease_kind kind = mr->opts.kind;
-	struct lease *l = find_lease(ctx, &mr->range);
+	struct lease *l;
 	int err;
 
+	/* Somebody takes it: that may go wrong, and then it is not there. */
+	while ((l = find_lease(ctx, &mr->range)) && l->taking)
+		pthread_cond_wait(&ctx->changed, &ctx->lock);
 	if (l)
 		err = share_lease(ctx, l, kind, mr->range.writable);
 	else
@@ -177,6 +197,7 @@ void share_leave(struct daxlease_mr *mr)
 {
 	struct lease *l = mr->lease;
 
+	wait_taken(mr->ctx, l);
 	TAILQ_REMOVE(&l->regions, mr, link);
 	if (TAILQ_EMPTY(&l->regions))
 		end_lease(mr->ctx, l);
@@ -189,7 +210,10 @@ int share_give_back_last(struct daxlease_mr *mr)
 	struct lease *l = mr->lease;
 	int err;
 
-	if (!l || !l->held || lease_is_shared(l))
+	if (!l)
+		return 0;
+	wait_taken(mr->ctx, l);
+	if (!l->held || lease_is_shared(l))
 		return 0;
 	err = brk_give_back(mr->ctx, l);
 	return l->held ? err : 0;

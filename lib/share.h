@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * A region's share in the lease of its file: the first takes the lease, the last gives
- * it back. ctx->lock is held throughout.
+ * it back. ctx->lock is held; whatever takes a lease, or waits for one that is being taken,
+ * drops it meanwhile.
  */
 #ifndef DAXLEASE_SHARE_H
 #define DAXLEASE_SHARE_H
