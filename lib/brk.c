@@ -147,6 +147,12 @@ static bool any_can_regain(const struct lease *l)
 	return false;
 }
 
+/* Held for nobody: regaining was given up, or giving it back was refused. */
+static bool is_unneeded(const struct lease *l)
+{
+	return !any_registered(l) && !any_wants_regain(l);
+}
+
 /* When time alone makes something due: what the steps below wait for. */
 static uint64_t region_due(const struct lease *l, const struct daxlease_mr *mr)
 {
@@ -172,7 +178,8 @@ static uint64_t lease_due(const struct lease *l)
 	if (l->taking)
 		; /* whoever does queues it afterwards */
 	else if (l->breaking ? !any_registered(l) :
-			       !l->held && !l->recalled && (l->lent || any_can_regain(l)))
+		 l->held     ? is_unneeded(l) :
+			       !l->recalled && (l->lent || any_can_regain(l)))
 		due = l->retry_at_ns;
 	TAILQ_FOREACH(mr, &l->regions, link)
 		due = min_u64(due, region_due(l, mr));
@@ -583,14 +590,38 @@ void brk_left(struct daxlease_ctx *ctx, struct lease *l)
 		brk_queue(ctx, l);
 }
 
+static bool is_late(const struct lease *l)
+{
+	return l->breaking && l->kernel_deadline_ns && sys_now_ns() > l->kernel_deadline_ns;
+}
+
 /*
  * Giving back can be refused, -EACCES, if the file was given to another owner or the
  * process dropped its rights. At its deadline the kernel takes the lease by itself, or
  * makes a read lease of it for a reader, which can then be given back as if in time.
+ * But not while something is pinned: then it stays, refuses the others, and is given
+ * back late.
  */
-static bool kernel_took(const struct lease *l)
+static bool kernel_took(const struct lease *l, int err)
 {
-	return l->breaking && l->kernel_deadline_ns && sys_now_ns() > l->kernel_deadline_ns;
+	if (l->ops->pins && (!err || err == -EBUSY))
+		return false;
+	return is_late(l);
+}
+
+static const char *why_not_given_back(int err)
+{
+	switch (err) {
+	case -EACCES:
+		return ": be the owner again, or have CAP_LEASE; the kernel takes it at its "
+		       "deadline";
+	case -EBUSY:
+		return ": something else is pinned in a mapping of this descriptor, by the program "
+		       "itself (ibv_reg_mr, io_uring buffers) or in a child: deregister it there; "
+		       "trying again";
+	default:
+		return "";
+	}
 }
 
 int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
@@ -601,7 +632,7 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 		err = l->ops->give_back(l->fd);
 		l->held = err && err != -ESTALE;
 	}
-	if (kernel_took(l)) {
+	if (kernel_took(l, err)) {
 		err = -ESTALE;
 		l->held = false;
 	}
@@ -611,16 +642,21 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 			FILE_FMT "the kernel had taken the lease before it was given back: lost",
 			FILE_ARGS(l));
 	} else if (err) {
-		log_add(&ctx->log, DAXLEASE_LOG_ERR, FILE_FMT "lease not given back: %s%s",
-			FILE_ARGS(l), strerror(-err),
-			err == -EACCES ?
-				": be the owner again, or have CAP_LEASE; the kernel takes "
-				"it at its deadline" :
-				"");
+		/* Once for all attempts. */
+		log_add(&ctx->log, err == l->error ? DAXLEASE_LOG_DEBUG : DAXLEASE_LOG_ERR,
+			FILE_FMT "lease not given back: %s%s", FILE_ARGS(l), strerror(-err),
+			why_not_given_back(err));
+	} else if (is_late(l)) {
+		log_add(&ctx->log, DAXLEASE_LOG_WARNING,
+			FILE_FMT "lease given back after the kernel's deadline: whoever waited was "
+				 "refused with ETXTBSY",
+			FILE_ARGS(l));
 	} else {
 		log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "lease given back", FILE_ARGS(l));
 	}
-	if (!l->held)
+	if (l->held)
+		l->error = err;
+	else
 		ctx->stats.leases--;
 	return err;
 }
@@ -670,7 +706,6 @@ static bool end_break(struct daxlease_ctx *ctx, struct lease *l)
 	if (l->held)
 		err = brk_give_back(ctx, l);
 	if (l->held) { /* see kernel_took() */
-		l->error = err;
 		l->retry_at_ns = back_off(&l->backoff_ms, sys_now_ns());
 		return false;
 	}
@@ -808,6 +843,9 @@ int brk_take(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
 		return err;
 	l->ops = ops;
 	l->held = true;
+	l->error = 0;
+	l->retry_at_ns = 0;
+	l->backoff_ms = 0;
 	ctx->stats.leases++;
 	return 0;
 }
@@ -845,10 +883,12 @@ static bool step_lease(struct run *run, struct lease *l)
 	if (!l->held)
 		return (l->lent || any_can_regain(l)) && !l->recalled &&
 		       sys_now_ns() >= l->retry_at_ns && !brk_retake(ctx, l, run->runner);
-	/* Regaining was given up: nobody needs it any more. */
-	if (!any_registered(l) && !any_wants_regain(l))
-		return !brk_give_back(ctx, l);
-	return false;
+	if (!is_unneeded(l) || sys_now_ns() < l->retry_at_ns)
+		return false;
+	brk_give_back(ctx, l);
+	if (l->held)
+		l->retry_at_ns = back_off(&l->backoff_ms, sys_now_ns());
+	return !l->held;
 }
 
 static bool step_regions(struct run *run, struct lease *l)

@@ -36,7 +36,7 @@ static int give_back(int fd)
 const struct lease_ops kind_deleg_ops = {
 	.kind = DAXLEASE_KIND_DELEG,
 	.by_access_mode = true,
-	.unseen = DAXLEASE_UNSEEN_FALLOCATE | DAXLEASE_UNSEEN_WRITE,
+	.unseen = DAXLEASE_UNSEEN_FALLOCATE | DAXLEASE_UNSEEN_WRITE | DAXLEASE_UNSEEN_PREALLOCATE,
 	.take = take,
 	.query = query,
 	.give_back = give_back,

@@ -34,7 +34,7 @@ const struct lease_ops kind_lease_ops = {
 	.kind = DAXLEASE_KIND_LEASE,
 	.by_access_mode = true,
 	.unseen = DAXLEASE_UNSEEN_FTRUNCATE | DAXLEASE_UNSEEN_FALLOCATE | DAXLEASE_UNSEEN_WRITE |
-		  DAXLEASE_UNSEEN_NAMESPACE,
+		  DAXLEASE_UNSEEN_NAMESPACE | DAXLEASE_UNSEEN_PREALLOCATE,
 	.take = take,
 	.query = query,
 	.give_back = give_back,

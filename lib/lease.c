@@ -9,6 +9,8 @@
 #include "util.h"
 
 static const struct lease_ops *const kinds[] = {
+	&kind_layout_ops,
+	&kind_layout_rfc_ops,
 	&kind_deleg_ops,
 	&kind_lease_ops,
 };
@@ -33,16 +35,17 @@ static bool is_leased(int type)
 }
 
 /*
- * A description has one lease at a time, of either flavour: taking it twice would
+ * A description has one lease at a time, of whatever kind: taking it twice would
  * succeed, and move the first holder's signal to the second without a word. The owner
  * (F_GETOWN_EX) would tell in one call, but reads as none from other PID namespaces.
  */
 static int check_free(int fd)
 {
 	static atomic_bool no_delegs; /* the kernel does not learn it while we run */
+	unsigned int flags;
 	int deleg = F_UNLCK;
 
-	if (is_leased(sys_get_lease(fd)))
+	if (is_leased(sys_get_lease(fd)) || is_leased(sys_get_layout(fd, &flags)))
 		return -EAGAIN;
 	if (!atomic_load_explicit(&no_delegs, memory_order_relaxed))
 		deleg = sys_get_deleg(fd);
@@ -122,6 +125,8 @@ static int take_in_turn(enum daxlease_kind kind, int fd, struct lease_want want,
 	for (unsigned int i = 0; i < ARRAY_SIZE(kinds) && ret == -EOPNOTSUPP; i++) {
 		if (kind != DAXLEASE_KIND_AUTO && kind != kinds[i]->kind)
 			continue;
+		if (want.exclusive && !kinds[i]->exclusive)
+			continue;
 		ret = kinds[i]->take(fd, want, notice);
 		if (!ret)
 			*ret_ops = kinds[i];
@@ -188,4 +193,16 @@ int lease_query_of(int type_held, int type_now)
 		return LEASE_BREAKING;
 	/* While breaking, the kernel names the type it waits for. */
 	return type_now == type_held ? LEASE_HELD : LEASE_BREAKING_READER;
+}
+
+int lease_layout_error(int err)
+{
+	switch (err) {
+	case -EINVAL: /* no such lease, or fs.leases-enable is 0 */
+		return -EOPNOTSUPP;
+	case -EBUSY: /* the description holds another one, taken a moment ago */
+		return -EAGAIN;
+	default:
+		return err;
+	}
 }

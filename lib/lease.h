@@ -22,6 +22,7 @@ struct lease_notice {
 struct lease_want {
 	int access_mode; /* of the description: O_RDONLY, O_RDWR */
 	ino_t ino;	 /* of the file */
+	bool exclusive;	 /* nobody else may change the file */
 };
 
 enum lease_query {
@@ -37,17 +38,24 @@ enum lease_query {
  */
 struct lease_ops {
 	enum daxlease_kind kind;
-	bool pins;	     /* FS-DAX can be registered pinned under it */
+	/*
+	 * FS-DAX can be registered pinned, through mappings of the very description that
+	 * holds it. While something is, it is never taken away, and cannot be given back.
+	 */
+	bool pins;
+	bool exclusive;	     /* it can be such that others are refused */
 	bool by_access_mode; /* a write lease for a descriptor open for writing, else a read one */
 	bool take_waits;     /* for a change of the file that is under way */
 	unsigned int unseen; /* DAXLEASE_UNSEEN_* */
 	/* -EOPNOTSUPP: kernel or filesystem has no such leases. */
 	int (*take)(int fd, struct lease_want want, const struct lease_notice *notice);
 	int (*query)(int fd, struct lease_want want);
-	/* -ESTALE: the kernel had taken it back already. */
+	/* -ESTALE: the kernel had taken it back already. -EBUSY: something is pinned. */
 	int (*give_back)(int fd);
 };
 
+extern const struct lease_ops kind_layout_ops;
+extern const struct lease_ops kind_layout_rfc_ops;
 extern const struct lease_ops kind_deleg_ops;
 extern const struct lease_ops kind_lease_ops;
 
@@ -77,10 +85,18 @@ int lease_type_for(int access_mode);
 /*
  * For kinds that the kernel announces with a signal to the file's owner. Asks for
  * the signal (F_UNLCK and forced removal reset it, so before every acquire), takes
- * the lease through set(), and leaves nothing behind if that fails.
+ * the lease through set(), which gets type, and leaves nothing behind if that fails.
  */
 int lease_take_with_signal(int fd, int type, const struct lease_notice *notice,
 			   int (*set)(int fd, int type));
+
+/* What no layout lease notices: the file keeps the blocks that it has. */
+#define LEASE_UNSEEN_LAYOUT                                                           \
+	(DAXLEASE_UNSEEN_OPEN | DAXLEASE_UNSEEN_WRITE | DAXLEASE_UNSEEN_PREALLOCATE | \
+	 DAXLEASE_UNSEEN_NAMESPACE)
+
+/* What the kernel says on taking a layout lease, in our words. */
+int lease_layout_error(int err);
 
 /* What F_GETLEASE and its kin say, in our words. */
 int lease_query_of(int type_held, int type_now);

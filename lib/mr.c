@@ -16,24 +16,31 @@
 
 static int check_opts(struct daxlease_ctx *ctx, struct daxlease_mr_opts *opts)
 {
+	const struct lease_ops *ops;
+
 	if (opts->flags & ~MR_FLAGS) {
 		log_add(&ctx->log, DAXLEASE_LOG_ERR,
 			"unknown flags 0x%x: built against a newer daxlease.h?",
 			opts->flags & ~MR_FLAGS);
 		return -EINVAL;
 	}
-	if (opts->flags & DAXLEASE_MR_EXCLUSIVE) {
-		log_add(&ctx->log, DAXLEASE_LOG_ERR,
-			"exclusive: none of this version's lease kinds can refuse others, leave "
-			"DAXLEASE_MR_EXCLUSIVE out");
-		return -EOPNOTSUPP;
-	}
 	if (opts->kind == DAXLEASE_KIND_AUTO)
 		opts->kind = ctx->kind;
-	if (opts->kind != DAXLEASE_KIND_AUTO && !lease_kind_find(opts->kind)) {
+	if (opts->kind == DAXLEASE_KIND_AUTO)
+		return 0;
+	ops = lease_kind_find(opts->kind);
+	if (!ops) {
 		log_add(&ctx->log, DAXLEASE_LOG_ERR,
-			"lease kind %d (%s) is not in this version: use auto, deleg or lease",
+			"lease kind %d (%s) is not in this version: use auto, layout, layout-rfc, "
+			"deleg or lease",
 			(int)opts->kind, daxlease_kind_str(opts->kind));
+		return -EOPNOTSUPP;
+	}
+	if (opts->flags & DAXLEASE_MR_EXCLUSIVE && !ops->exclusive) {
+		log_add(&ctx->log, DAXLEASE_LOG_ERR,
+			"lease kind %s does not refuse others: use auto or layout, or leave "
+			"DAXLEASE_MR_EXCLUSIVE out",
+			daxlease_kind_str(opts->kind));
 		return -EOPNOTSUPP;
 	}
 	return 0;
@@ -127,7 +134,16 @@ static int register_region(struct daxlease_ctx *ctx, struct daxlease_mr *mr, int
 
 	if (err)
 		return err;
-	return mr->range.fs_dax ? register_leased(mr, fd, ret_mr) : register_plain(mr, ret_mr);
+	if (mr->range.fs_dax)
+		return register_leased(mr, fd, ret_mr);
+	if (mr->opts.flags & DAXLEASE_MR_EXCLUSIVE) {
+		log_add(&ctx->log, DAXLEASE_LOG_ERR,
+			"range %p+%zu: exclusive, but no mapping of FS-DAX, and so not leased: leave "
+			"DAXLEASE_MR_EXCLUSIVE out",
+			mr->addr, mr->length);
+		return -EOPNOTSUPP;
+	}
+	return register_plain(mr, ret_mr);
 }
 
 static int refuse_region(struct daxlease_ctx *ctx, const void *addr, size_t length, int err,

@@ -26,7 +26,7 @@
 #define LEASE_BUCKETS 256
 #define MAX_HELPERS 8
 
-/* One leased file of a context, shared by all its regions of that file. */
+/* One lease of a context, shared by all its regions of that file, or description. */
 struct lease {
 	LIST_ENTRY(lease) bucket_link; /* ctx->buckets */
 	TAILQ_ENTRY(lease) link;       /* ctx->leases */

@@ -14,17 +14,24 @@ static int refuse(struct daxlease_mr *mr, int err, const char *why)
 	return err;
 }
 
-static int explain_on_demand(struct daxlease_mr *mr, int err)
+/* pin_err: what pinning was refused with before, or 0. */
+static int explain_on_demand(struct daxlease_mr *mr, int pin_err, int err)
 {
 	struct verbs_odp odp = { 0 };
 
-	if (!verbs_query_odp(mr->pd->context, &odp) && !odp.supported)
+	if (verbs_query_odp(mr->pd->context, &odp) || odp.supported)
+		return refuse(mr, err, "on-demand paging of FS-DAX was refused");
+	if (pin_err == -EOPNOTSUPP)
 		return refuse(
-			mr, -EOPNOTSUPP,
-			"this lease does not allow pinning FS-DAX and the device has no "
-			"on-demand paging: use a device that has (soft-RoCE of Linux >= 6.15, "
-			"mlx5), or a kernel with layout leases");
-	return refuse(mr, err, "on-demand paging of FS-DAX was refused");
+			mr, pin_err,
+			"not pinned, and the device has no on-demand paging: register a "
+			"mapping of this very descriptor, not of another open(2) of the file");
+	if (pin_err)
+		return refuse(mr, pin_err, "not pinned, and the device has no on-demand paging");
+	return refuse(mr, -EOPNOTSUPP,
+		      "this lease does not allow pinning FS-DAX and the device has no on-demand "
+		      "paging: use a device that has (soft-RoCE of Linux >= 6.15, mlx5), or a "
+		      "kernel with layout leases");
 }
 
 static int explain_plain(struct daxlease_mr *mr, int err)
@@ -39,39 +46,83 @@ static int explain_plain(struct daxlease_mr *mr, int err)
 	return refuse(mr, err, "plain memory, passed on as it is");
 }
 
-static int attach_on_demand(struct daxlease_mr *mr, size_t length, struct pin *pin)
+static int attach_on_demand(struct daxlease_mr *mr, size_t length, int pin_err, struct pin *pin)
 {
 	int err = verbs_reg_mr(mr->pd, mr->addr, length, mr->access | IBV_ACCESS_ON_DEMAND,
 			       &pin->ibv_mr);
 
 	if (err)
-		return explain_on_demand(mr, err);
+		return explain_on_demand(mr, pin_err, err);
 	pin->on_demand = true;
 	/* A courtesy: without it each first access of a page faults. */
 	verbs_prefetch(pin->ibv_mr, mr->access & WRITES);
 	return 0;
 }
 
+/*
+ * Pinning was refused: because of a break under way, which ends all this; because of the
+ * limit for locked memory, which on-demand paging would only hide; or, 0, for a reason
+ * for which that is the next best.
+ */
+static int check_not_pinned(struct daxlease_mr *mr, int err)
+{
+	const struct lease *l = mr->lease; /* held as long as mr is in_verbs */
+	uint64_t limit = sys_memlock_limit();
+
+	if (l->ops->query(l->fd, l->want) != LEASE_HELD)
+		return refuse(mr, -EAGAIN, "somebody is about to change the file: try again");
+	if (err != -ENOMEM || limit == UINT64_MAX)
+		return 0;
+	return refuse(mr, err,
+		      limit < mr->length ?
+			      "more than RLIMIT_MEMLOCK: raise it (ulimit -l), or ask for "
+			      "IBV_ACCESS_ON_DEMAND" :
+			      "out of memory, or over RLIMIT_MEMLOCK with what is pinned already: "
+			      "raise it (ulimit -l), or ask for IBV_ACCESS_ON_DEMAND");
+}
+
+static int attach_pinned(struct daxlease_mr *mr, size_t length, struct pin *pin)
+{
+	int pin_err = verbs_reg_mr(mr->pd, mr->addr, length, mr->access, &pin->ibv_mr);
+	int err;
+
+	if (!pin_err)
+		return 0;
+	err = check_not_pinned(mr, pin_err);
+	if (err)
+		return err;
+	/*
+	 * Which errno stands for "not pinned" depends on the driver: soft-RoCE says
+	 * EINVAL or ENOMEM. Trying costs nothing and explains itself if it fails.
+	 */
+	err = attach_on_demand(mr, length, pin_err, pin);
+	if (!err)
+		log_add(&mr->ctx->log, DAXLEASE_LOG_WARNING,
+			"%p+%zu on %s: not pinned (%s), registered with on-demand paging instead%s",
+			mr->addr, length, verbs_device_name(mr->pd->context), strerror(-pin_err),
+			pin_err == -EOPNOTSUPP ? ": to have it pinned, register a mapping of this "
+						 "very descriptor, not of another open(2)" :
+						 "");
+	return err;
+}
+
 int pin_attach(struct daxlease_mr *mr, size_t length, struct pin *ret_pin)
 {
 	struct pin pin = { .on_demand = mr->access & IBV_ACCESS_ON_DEMAND };
-	bool may_pin = !mr->lease || (mr->lease->ops->pins && !pin.on_demand);
-	int err = -EOPNOTSUPP;
+	int err;
 
 	if (mr->lease && (mr->access & WRITES) && !mr->range.writable)
 		return refuse(mr, -EOPNOTSUPP,
 			      "write access to a read-only mapping: map it PROT_WRITE from a "
 			      "descriptor opened O_RDWR");
-	if (may_pin)
+	if (!mr->lease) {
 		err = verbs_reg_mr(mr->pd, mr->addr, length, mr->access, &pin.ibv_mr);
-	if (err && !mr->lease)
-		return explain_plain(mr, err);
-	/*
-	 * Which errno stands for "not pinned" depends on the driver: soft-RoCE says
-	 * EINVAL or ENOMEM. Trying costs nothing and explains itself if it fails.
-	 */
-	if (err)
-		err = attach_on_demand(mr, length, &pin);
+		err = err ? explain_plain(mr, err) : 0;
+	} else if (mr->lease->ops->pins && !pin.on_demand) {
+		err = attach_pinned(mr, length, &pin);
+	} else {
+		err = attach_on_demand(mr, length, 0, &pin);
+	}
 	if (!err)
 		*ret_pin = pin;
 	return err;

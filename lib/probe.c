@@ -84,21 +84,28 @@ static void probe_settings(struct daxlease_caps *caps)
 		sys_close(fd);
 }
 
-static void probe_kinds(int fd, struct lease_want want, struct daxlease_caps *caps)
+static void probe_kinds(int fd, struct lease_want want, struct daxlease_caps *caps,
+			int *ret_refusal)
 {
 	const struct lease_ops *ops;
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(caps->kinds); i++)
 		caps->kinds[i].error = -EOPNOTSUPP;
 	caps->best = DAXLEASE_KIND_NONE;
+	*ret_refusal = -EOPNOTSUPP;
 	for (unsigned int rank = 0; (ops = lease_kind_at(rank)); rank++) {
 		struct daxlease_kind_caps *kind = &caps->kinds[ops->kind];
 
 		kind->error = lease_try(ops->kind, fd, want);
 		kind->unseen = ops->unseen;
 		kind->pins = ops->pins;
+		kind->exclusive = ops->exclusive;
 		kind->write = ops->by_access_mode && want.access_mode != O_RDONLY;
-		if (!kind->error && caps->best == DAXLEASE_KIND_NONE)
+		/* The first that is there, and how that went: as in lease_take(). */
+		if (*ret_refusal != -EOPNOTSUPP)
+			continue;
+		*ret_refusal = kind->error;
+		if (!kind->error)
 			caps->best = ops->kind;
 	}
 }
@@ -115,12 +122,12 @@ static void probe_device(struct ibv_context *device, struct daxlease_caps *caps)
 	caps->odp_prefetch = odp.prefetch;
 }
 
-static const char *lease_reason(const struct daxlease_caps *caps)
+static const char *lease_reason(int refusal)
 {
-	switch (caps->kinds[DAXLEASE_KIND_LEASE].error) {
+	switch (refusal) {
 	case -EAGAIN:
-		return "the file is open elsewhere as well, or leased already: close the other "
-		       "descriptors";
+		return "the file is open elsewhere as well, or leased already, or being changed: "
+		       "close the other descriptors";
 	case -EACCES:
 		return "only the owner of the file or CAP_LEASE may lease it";
 	default:
@@ -128,7 +135,7 @@ static const char *lease_reason(const struct daxlease_caps *caps)
 	}
 }
 
-static const char *reason(const struct daxlease_caps *caps)
+static const char *reason(const struct daxlease_caps *caps, int refusal)
 {
 	const bool leased = caps->best != DAXLEASE_KIND_NONE;
 
@@ -138,7 +145,7 @@ static const char *reason(const struct daxlease_caps *caps)
 	if (!caps->leases_enabled)
 		return "leases are switched off: sysctl fs.leases-enable=1";
 	if (!leased)
-		return lease_reason(caps);
+		return lease_reason(refusal);
 	if (!caps->kinds[caps->best].pins && caps->odp_error == -EOPNOTSUPP)
 		return "no lease kind here allows pinning FS-DAX and the device has no on-demand "
 		       "paging: soft-RoCE of Linux >= 6.15 and mlx5 have it";
@@ -150,7 +157,7 @@ int daxlease_probe(int fd, struct ibv_context *device, struct daxlease_caps *ret
 {
 	struct daxlease_caps caps = { 0 };
 	struct lease_want want;
-	int err;
+	int err, refusal;
 
 	if (!ret_caps)
 		return -EINVAL;
@@ -158,8 +165,8 @@ int daxlease_probe(int fd, struct ibv_context *device, struct daxlease_caps *ret
 	if (err)
 		return err;
 	probe_settings(&caps);
-	probe_kinds(fd, want, &caps);
+	probe_kinds(fd, want, &caps, &refusal);
 	probe_device(device, &caps);
-	snprintf(caps.reason, sizeof(caps.reason), "%s", reason(&caps));
+	snprintf(caps.reason, sizeof(caps.reason), "%s", reason(&caps, refusal));
 	return opts_put(ret_caps, &caps, sizeof(caps));
 }

@@ -13,12 +13,24 @@ static unsigned int bucket_of(dev_t dev, ino_t ino)
 	return (unsigned int)(ino ^ (ino >> 8) ^ dev) % LEASE_BUCKETS;
 }
 
-static struct lease *find_lease(struct daxlease_ctx *ctx, const struct dax_range *range)
+/*
+ * A file has one lease, but of the kinds that pin one for each open file description:
+ * the kernel asks for that of the mapping. If it cannot be known whether that is the
+ * same one, another lease is tried, which the kernel refuses if it is.
+ */
+static bool is_lease_of(const struct lease *l, const struct dax_range *range, int fd)
+{
+	if (l->dev != range->dev || l->ino != range->ino)
+		return false;
+	return !l->ops || !l->ops->pins || sys_same_description(fd, l->fd) == 1;
+}
+
+static struct lease *find_lease(struct daxlease_ctx *ctx, const struct dax_range *range, int fd)
 {
 	struct lease *l;
 
 	LIST_FOREACH(l, &ctx->buckets[bucket_of(range->dev, range->ino)], bucket_link) {
-		if (l->dev == range->dev && l->ino == range->ino)
+		if (is_lease_of(l, range, fd))
 			return l;
 	}
 	return NULL;
@@ -42,21 +54,31 @@ static int reserve_fd(struct daxlease_ctx *ctx, int fd)
 	return 0;
 }
 
-static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, int err)
+static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, bool exclusive,
+			int err)
 {
 	const char *why = "";
 
 	switch (err) {
 	case -EAGAIN:
-		why = ": the file is open elsewhere as well, or this description is leased already "
-		      "(by another context, another process or the program): close the others "
-		      "(fuser -v FILE shows them)";
+		why = ": the file is open elsewhere as well, or is being changed, or this "
+		      "description is leased already (by another context, another process or the "
+		      "program): close the others (fuser -v FILE shows them)";
+		break;
+	case -EBADF:
+		why = exclusive ? ": exclusive, but open read-only: open it O_RDWR, or leave "
+				  "DAXLEASE_MR_EXCLUSIVE out" :
+				  "";
 		break;
 	case -EACCES:
 		why = ": only the owner of the file may lease it: run as the owner, or with CAP_LEASE";
 		break;
 	case -EOPNOTSUPP:
-		why = ": kernel or filesystem has no such lease, or /proc/sys/fs/leases-enable is 0";
+		why = exclusive ? ": others are only refused by layout leases, which kernel or "
+				  "filesystem lacks, or /proc/sys/fs/leases-enable is 0: leave "
+				  "DAXLEASE_MR_EXCLUSIVE out" :
+				  ": kernel or filesystem has no such lease, or "
+				  "/proc/sys/fs/leases-enable is 0";
 		break;
 	case -EMFILE:
 		why = ": no descriptor left for the library's duplicate: raise RLIMIT_NOFILE (ulimit -n)";
@@ -86,18 +108,20 @@ static void leave(struct daxlease_ctx *ctx, struct lease *l)
 	ctx->by_fd[l->fd] = NULL;
 }
 
-static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind,
+static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, bool exclusive,
 		     const struct dax_range *range, struct lease **ret_lease)
 {
 	struct lease *l = sys_calloc(1, sizeof(*l));
 	int err;
 
 	if (!l)
-		return refuse_lease(ctx, fd, kind, -ENOMEM);
+		return refuse_lease(ctx, fd, kind, exclusive, -ENOMEM);
 	TAILQ_INIT(&l->regions);
 	l->dev = range->dev;
 	l->ino = range->ino;
-	l->want = (struct lease_want){ .access_mode = range->access_mode, .ino = range->ino };
+	l->want = (struct lease_want){ .access_mode = range->access_mode,
+				       .ino = range->ino,
+				       .exclusive = exclusive };
 	l->due_ns = NEVER;
 	l->fd = err = sys_dup(fd);
 	if (err < 0)
@@ -118,7 +142,7 @@ err_close:
 	sys_close(l->fd);
 err_free:
 	free(l);
-	return refuse_lease(ctx, fd, kind, err);
+	return refuse_lease(ctx, fd, kind, exclusive, err);
 }
 
 /* Somebody takes it, and does not hold ctx->lock meanwhile: it must not be freed. */
@@ -150,13 +174,19 @@ static int refuse_share(struct daxlease_ctx *ctx, const struct lease *l, int err
 }
 
 static int share_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
-		       bool writes)
+		       bool exclusive, bool writes)
 {
 	if (kind != DAXLEASE_KIND_AUTO && kind != l->ops->kind)
 		return refuse_share(
 			ctx, l, -EINVAL,
 			"leased already, with another kind, for another region: use that kind, "
 			"or auto");
+	if (exclusive != l->want.exclusive)
+		return refuse_share(ctx, l, -EINVAL,
+				    exclusive ? "leased already, breakable, for another region: "
+						"make that one exclusive as well, or none" :
+						"leased already, exclusively, for another region: "
+						"make this one exclusive as well, or none");
 	if (writes && l->ops->by_access_mode && l->want.access_mode == O_RDONLY)
 		return refuse_share(ctx, l, -EAGAIN,
 				    "leased already, for reading, through another description: "
@@ -176,16 +206,17 @@ int share_join(struct daxlease_mr *mr, int fd)
 {
 	struct daxlease_ctx *ctx = mr->ctx;
 	enum daxlease_kind kind = mr->opts.kind;
+	bool exclusive = mr->opts.flags & DAXLEASE_MR_EXCLUSIVE;
 	struct lease *l;
 	int err;
 
 	/* Somebody takes it: that may go wrong, and then it is not there. */
-	while ((l = find_lease(ctx, &mr->range)) && l->taking)
+	while ((l = find_lease(ctx, &mr->range, fd)) && l->taking)
 		pthread_cond_wait(&ctx->changed, &ctx->lock);
 	if (l)
-		err = share_lease(ctx, l, kind, mr->range.writable);
+		err = share_lease(ctx, l, kind, exclusive, mr->range.writable);
 	else
-		err = new_lease(ctx, fd, kind, &mr->range, &l);
+		err = new_lease(ctx, fd, kind, exclusive, &mr->range, &l);
 	if (err)
 		return err;
 	mr->lease = l;

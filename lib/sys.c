@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/kcmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,24 @@ struct delegation {
 	uint16_t d_type;
 	uint16_t __pad;
 };
+#endif
+
+/* In no released header yet. */
+#ifndef F_GETLAYOUT
+#define F_GETLAYOUT (F_LINUX_SPECIFIC_BASE + 17)
+#define F_SETLAYOUT (F_LINUX_SPECIFIC_BASE + 18)
+struct layout_lease {
+	uint32_t l_flags;
+	uint16_t l_type;
+	uint16_t __pad;
+	uint32_t l_break_ms;
+	uint32_t l_pins;
+};
+#endif
+
+/* <linux/fcntl.h> of Linux 6.10. */
+#ifndef F_DUPFD_QUERY
+#define F_DUPFD_QUERY (F_LINUX_SPECIFIC_BASE + 3)
 #endif
 
 /* <linux/fs.h> of Linux 6.11. */
@@ -219,6 +238,33 @@ int sys_get_deleg(int fd)
 	if (fcntl(fd, F_GETDELEG, &deleg) < 0)
 		return -errno;
 	return deleg.d_type;
+}
+
+int sys_set_layout(int fd, int type, unsigned int flags)
+{
+	struct layout_lease lease = { .l_type = (uint16_t)type, .l_flags = flags };
+
+	return result(fcntl(fd, F_SETLAYOUT, &lease));
+}
+
+int sys_get_layout(int fd, unsigned int *ret_flags)
+{
+	struct layout_lease lease = { 0 };
+
+	if (fcntl(fd, F_GETLAYOUT, &lease) < 0)
+		return -errno;
+	*ret_flags = lease.l_flags;
+	return lease.l_type;
+}
+
+int sys_same_description(int fd, int other)
+{
+	int ret = result(fcntl(fd, F_DUPFD_QUERY, other));
+
+	if (ret != -EINVAL)
+		return ret;
+	ret = result((int)syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, fd, other));
+	return ret < 0 ? ret : ret == 0;
 }
 
 static int read_int(int fd)

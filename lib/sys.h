@@ -58,6 +58,19 @@ int sys_get_lease(int fd);
 int sys_set_deleg(int fd, int type);
 int sys_get_deleg(int fd);
 
+/*
+ * Layout leases. Types are F_RDLCK and F_UNLCK; get returns one. As proposed in 2019
+ * they are types of sys_set_lease() and sys_get_lease().
+ */
+#define SYS_LAYOUT_UNBREAKABLE 1u
+#define SYS_LAYOUT_BREAKING 2u /* get only */
+#define SYS_LEASE_LAYOUT 16
+#define SYS_LEASE_EXCLUSIVE 32
+int sys_set_layout(int fd, int type, unsigned int flags);
+int sys_get_layout(int fd, unsigned int *ret_flags);
+/* One open file description behind both? 1, 0, or -errno: it cannot be known. */
+int sys_same_description(int fd, int other);
+
 /* /proc. The descriptors are opened once; reading them opens nothing. */
 int sys_open_break_time(void);
 int sys_read_break_time(int fd); /* seconds */

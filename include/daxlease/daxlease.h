@@ -26,11 +26,12 @@
  * Fixed meanings of errors:
  *
  *  -EOPNOTSUPP  the kernel, filesystem, device or mapping cannot do it
- *  -EAGAIN      lease refused because the file is open elsewhere as well, or
- *               because somebody holds a lease on this description already;
- *               daxlease_ctx_new(): no thread
+ *  -EAGAIN      lease refused because the file is open elsewhere as well or is being
+ *               changed, or because somebody holds a lease on this description
+ *               already; daxlease_ctx_new(): no thread
  *  -EACCES      neither the owner of the file nor CAP_LEASE
- *  -EBUSY       regions still exist
+ *  -EBUSY       regions still exist; something that the library does not know is
+ *               pinned under the lease
  *  -ESTALE      the lease is gone: the kernel took it at its deadline
  *  -ETIMEDOUT   the drain budget passed
  *  -EDEADLK     called from a callback of the library, where it would wait for
@@ -82,9 +83,9 @@ struct daxlease_mr;
 enum daxlease_kind {
 	DAXLEASE_KIND_AUTO = 0,
 	DAXLEASE_KIND_NONE,	  /* no file, no lease: memory that passes through */
-	DAXLEASE_KIND_LAYOUT,	  /* F_SETLAYOUT; reserved, -EOPNOTSUPP in this version */
-	DAXLEASE_KIND_LAYOUT_RFC, /* F_SETLEASE with F_LAYOUT; reserved likewise */
-	DAXLEASE_KIND_GUARD,	  /* fanotify pre-content events; reserved likewise */
+	DAXLEASE_KIND_LAYOUT,	  /* F_SETLAYOUT, in no released Linux; see daxlease(7) */
+	DAXLEASE_KIND_LAYOUT_RFC, /* F_SETLEASE with F_LAYOUT, likewise */
+	DAXLEASE_KIND_GUARD,	  /* fanotify pre-content events; reserved, -EOPNOTSUPP */
 	DAXLEASE_KIND_DELEG,	  /* F_SETDELEG, Linux >= 6.19 */
 	DAXLEASE_KIND_LEASE,	  /* F_SETLEASE */
 };
@@ -350,9 +351,10 @@ typedef void (*daxlease_guard_fn)(struct daxlease_mr *mr, bool guarded, void *us
 /* Treat a reader as a break, instead of letting it in with the MR in place. */
 #define DAXLEASE_MR_DRAIN_FOR_READERS (1u << 1)
 /*
- * Nobody else may change the file while the region exists: they get ETXTBSY instead
- * of a break. Kinds that cannot: -EOPNOTSUPP, which in this version means all of
- * them.
+ * Nobody may change the file while it is leased: others get ETXTBSY at once, the
+ * process itself EDEADLK, and there are no breaks. Needs an fd that is open for
+ * writing, and DAXLEASE_KIND_LAYOUT or _LAYOUT_RFC; with others -EOPNOTSUPP. All
+ * regions that share a lease have it, or none.
  */
 #define DAXLEASE_MR_EXCLUSIVE (1u << 2)
 
@@ -380,30 +382,36 @@ struct daxlease_mr_opts {
  *
  * fd is the descriptor that the range was mapped from, or a duplicate of it: the
  * lease belongs to the open file description. It stays the caller's, who may close
- * it as soon as the call returns; the library keeps a duplicate. If fd is open for
- * writing, a write lease is needed, which is given only while no other open file
- * description of the file exists anywhere; else a read lease. All regions of a file
- * in a context share one lease.
+ * it as soon as the call returns; the library keeps a duplicate. With DELEG and LEASE
+ * all regions of a file in a context share one lease; if fd is open for writing, a
+ * write lease is needed, which is given only while no other open file description of
+ * the file exists anywhere; else a read lease. With LAYOUT and LAYOUT_RFC all regions
+ * of an open file description in a context share one; who else has the file open or
+ * leased, and how, does not matter.
  *
  * Memory that is no FS-DAX mapping (anonymous, device-DAX, tmpfs, hugetlbfs) is
  * passed to ibv_reg_mr() as it is, and no lease is taken; fd is -1 or what it was
  * mapped from.
  *
- * FS-DAX is registered pinned where the lease kind allows it, else with on-demand
- * paging (IBV_ACCESS_ON_DEMAND is added), which the device must have.
+ * FS-DAX is registered pinned where the lease kind allows it and access does not
+ * have IBV_ACCESS_ON_DEMAND, else, or if that is refused, with on-demand paging
+ * (IBV_ACCESS_ON_DEMAND is added), which the device must have. Memory over
+ * RLIMIT_MEMLOCK is not registered on demand instead.
  *
  * access is IBV_ACCESS_*; pd stays the caller's and has to outlive the region. The
  * caller frees the region with daxlease_dereg_mr().
  *
  * -EINVAL: length 0, range wraps or reaches beyond the file's last page, unknown
  * flags, the range is no mapping of fd, fd is a directory or the like, the file is
- * leased already with another kind. -EBADF: fd not open or O_PATH, or -1 for
- * FS-DAX. -EFAULT: range not or partly mapped. -EOPNOTSUPP: MAP_PRIVATE of an
+ * leased already with another kind, or exclusively and this region is not, or the
+ * other way round. -EBADF: fd not open or O_PATH, or -1 for FS-DAX, or not open for
+ * writing with DAXLEASE_MR_EXCLUSIVE. -EFAULT: range not or partly mapped. -EOPNOTSUPP: MAP_PRIVATE of an
  * FS-DAX file; write access to a read-only mapping; filesystem without leases; a
- * page-cache file; device without on-demand paging; a kind that is not there;
- * DAXLEASE_MR_EXCLUSIVE. -EAGAIN: see the top; also while a break or recall of the
- * file is under way (one that begins meanwhile is told once the region is
- * registered). -EACCES: see the top. -ENOMEM: out of memory or over RLIMIT_MEMLOCK.
+ * page-cache file; device without on-demand paging, where that is needed; a kind that
+ * is not there; DAXLEASE_MR_EXCLUSIVE where it cannot be had. -EAGAIN: see the top;
+ * also while a break or recall of the file is under way (one that begins meanwhile is
+ * told once the region is registered, or, if it keeps the memory from being pinned, is
+ * this). -EACCES: see the top. -ENOMEM: out of memory or over RLIMIT_MEMLOCK.
  * -EMFILE. -E2BIG, -ECHILD. Other errors of ibv_reg_mr() as they are. Since 0.1.
  *
  * With *ret_mr written first, callbacks may come before this call has returned.
@@ -419,8 +427,10 @@ DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_reg_mr(struct daxlease_ctx *ctx, s
  * Waits for a callback of the region that runs in another thread. After it returned
  * 0 no callback of the region runs any more. NULL is a no-op.
  *
- * Any error of ibv_dereg_mr(), or -EACCES if the right to give the lease back was
- * lost: what is left of region and lease stays, the call may be repeated. -EDEADLK:
+ * Any error of ibv_dereg_mr(), -EACCES if the right to give the lease back was lost,
+ * or -EBUSY if something else is pinned under it: what is left of region and lease
+ * stays, the library goes on trying to give the lease back, the call may be repeated.
+ * -EDEADLK:
  * from a callback. -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_dereg_mr(struct daxlease_mr *mr);
@@ -488,14 +498,14 @@ DAXLEASE_API int daxlease_mr_drained(struct daxlease_mr *mr);
 
 /*
  * The holder's own break, for changing its file itself: drains and deregisters all
- * regions of mr's file and gives the lease back, as in a break (drain and release
+ * regions that share mr's lease and gives it back, as in a break (drain and release
  * callbacks are called), then returns. The file is left alone until
  * daxlease_mr_regain(), whatever DAXLEASE_MR_REGAIN says.
  *
  * Returns 0 if all regions were drained. -ETIMEDOUT: recalled, but at least one of
  * them had to be fenced. -ESTALE: recalled, but the kernel had taken the lease.
- * Errors of ibv_dereg_mr() as they are, or -EACCES if the right to give the lease
- * back was lost: not recalled yet; the regions concerned and the lease stay, the
+ * Errors of ibv_dereg_mr() as they are, -EACCES if the right to give the lease back
+ * was lost, or -EBUSY if something else is pinned under it: not recalled yet; the regions concerned and the lease stay, the
  * library goes on trying, the call may be repeated to wait again. -EALREADY:
  * recalled already. -EOPNOTSUPP: the region has no lease. -EDEADLK, -ECHILD. Since
  * 0.1.
@@ -504,10 +514,10 @@ DAXLEASE_API int daxlease_mr_recall(struct daxlease_mr *mr);
 
 /*
  * Ends a recall, or hurries DAXLEASE_MR_REGAIN along: takes the lease and registers
- * all regions of mr's file again, up to its present size. Regain callbacks are
+ * all regions that share it again, up to the file's present size. Regain callbacks are
  * called. Regions without DAXLEASE_MR_REGAIN can be brought back by it as well.
  *
- * -EAGAIN: somebody else has the file open; regions with DAXLEASE_MR_REGAIN go on
+ * -EAGAIN: somebody else has the file open, or is changing it; regions with DAXLEASE_MR_REGAIN go on
  * trying by themselves, for others call again. -EALREADY: nothing to do. Errors of
  * ibv_reg_mr() for mr as they are. -ENODATA: the file ends before mr; with
  * DAXLEASE_MR_REGAIN it is registered once the file grows. -EOPNOTSUPP: the region
@@ -521,9 +531,12 @@ DAXLEASE_API int daxlease_mr_regain(struct daxlease_mr *mr);
 /* Changes by others that a lease kind does not notice; see daxlease(7). */
 #define DAXLEASE_UNSEEN_FTRUNCATE (1u << 0) /* through a shared description */
 #define DAXLEASE_UNSEEN_FALLOCATE (1u << 1) /* likewise */
-#define DAXLEASE_UNSEEN_WRITE (1u << 2)	    /* likewise */
+#define DAXLEASE_UNSEEN_WRITE (1u << 2)	    /* likewise; any with DAXLEASE_UNSEEN_OPEN */
 /* unlink, rename, link, chmod, chown, utimes, setxattr */
 #define DAXLEASE_UNSEEN_NAMESPACE (1u << 3)
+#define DAXLEASE_UNSEEN_OPEN (1u << 4) /* for reading or writing, without O_TRUNC */
+/* fallocate that only adds blocks (mode 0, FALLOC_FL_KEEP_SIZE); as UNSEEN_WRITE */
+#define DAXLEASE_UNSEEN_PREALLOCATE (1u << 5)
 
 #define DAXLEASE_KIND_MAX 16 /* room in struct daxlease_caps */
 
@@ -532,6 +545,7 @@ struct daxlease_kind_caps {
 	unsigned int unseen; /* DAXLEASE_UNSEEN_* */
 	bool pins;	     /* FS-DAX can be registered pinned under it */
 	bool write;	     /* error is about a write lease (fd is open for writing) */
+	bool exclusive;	     /* it has DAXLEASE_MR_EXCLUSIVE */
 };
 
 struct daxlease_caps {

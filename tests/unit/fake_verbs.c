@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "fake_layout.h"
 #include "fake_verbs.h"
 #include "fault.h"
 #include "support.h"
@@ -153,19 +154,26 @@ static int take_failure(struct failure *failure)
 	return -failure->err;
 }
 
-static int check_access(int access)
+static int check_access(int access, const void *addr)
 {
 	if (access & IBV_ACCESS_ON_DEMAND)
 		return fake.odp ? 0 : -EOPNOTSUPP;
-	return -fake.pinned_err;
+	return fake.pinned_err ? -fake.pinned_err : fake_layout_pin(addr);
 }
+
+struct fake_mr {
+	struct ibv_mr mr; /* first */
+	bool pinned;
+};
 
 static struct ibv_mr *make_mr(struct ibv_pd *pd, void *addr, size_t length, int access)
 {
-	struct ibv_mr *mr = calloc(1, sizeof(*mr));
+	struct fake_mr *fmr = calloc(1, sizeof(*fmr));
+	struct ibv_mr *mr = &fmr->mr;
 
-	if (!mr)
+	if (!fmr)
 		abort();
+	fmr->pinned = !(access & IBV_ACCESS_ON_DEMAND);
 	mr->context = pd->context;
 	mr->pd = pd;
 	mr->addr = addr;
@@ -188,7 +196,7 @@ int verbs_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int access, struc
 	if (!err)
 		err = take_failure(&fake.reg);
 	if (!err)
-		err = check_access(access);
+		err = check_access(access, addr);
 	if (!err)
 		*ret_mr = make_mr(pd, addr, length, access);
 	pthread_mutex_unlock(&lock);
@@ -207,6 +215,8 @@ int verbs_dereg_mr(struct ibv_mr *mr)
 	if (!err) {
 		fake.live--;
 		fake.last_dereg_ns = now_ns();
+		if (((struct fake_mr *)mr)->pinned)
+			fake_layout_unpin(mr->addr);
 		free(mr);
 	}
 	pthread_mutex_unlock(&lock);

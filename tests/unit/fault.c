@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fake_layout.h"
 #include "fault.h"
 #include "sys.h"
 
@@ -70,11 +71,13 @@ void fault_reset(void)
 	fault_memlock(0);
 	fault_deleg(false);
 	fault_refuse_leases(0);
+	fake_layout_reset();
 }
 
 void fault_after_fork(void)
 {
 	pthread_mutex_init(&armed.lock, NULL);
+	fake_layout_after_fork();
 }
 
 const char *fault_hit(void)
@@ -185,7 +188,7 @@ PLAIN(sys_timerfd, (void), (), ENFILE)
 PLAIN(sys_epoll, (const int *fds, size_t nfds), (fds, nfds), EMFILE)
 PLAIN(sys_set_owner, (int fd, struct sys_owner owner), (fd, owner), ESRCH)
 PLAIN(sys_set_signal, (int fd, int signo), (fd, signo), EINVAL)
-PLAIN(sys_get_lease, (int fd), (fd), EBADF)
+PLAIN(sys_same_description, (int fd, int other), (fd, other), EPERM)
 PLAIN(sys_open_break_time, (void), (), ENOENT)
 PLAIN(sys_open_maps, (void), (), ENOENT)
 PLAIN(sys_query_vma, (int maps_fd, uintptr_t addr, struct sys_vma *ret_vma),
@@ -198,6 +201,9 @@ DECLARE(int, sys_close, (int fd));
 DECLARE(int, sys_file_info, (int fd, struct sys_file *ret_file));
 DECLARE(int, sys_path_info, (const char *path, struct sys_file *ret_file));
 DECLARE(int, sys_set_lease, (int fd, int type));
+DECLARE(int, sys_get_lease, (int fd));
+DECLARE(int, sys_set_layout, (int fd, int type, unsigned int flags));
+DECLARE(int, sys_get_layout, (int fd, unsigned int *ret_flags));
 DECLARE(int, sys_set_deleg, (int fd, int type));
 DECLARE(int, sys_get_deleg, (int fd));
 DECLARE(int, sys_read_break_time, (int fd));
@@ -212,8 +218,10 @@ DECLARE(void *, sys_realloc, (void *p, size_t size));
 int __wrap_sys_close(int fd)
 {
 	int injected = fault_check("sys_close", -EIO);
-	int err = __real_sys_close(fd);
+	int err;
 
+	fake_layout_closed(fd);
+	err = __real_sys_close(fd);
 	return injected ? injected : err;
 }
 
@@ -248,12 +256,79 @@ static int set_lease(int fd, int type)
 	return err;
 }
 
+static int set_layout(int fd, int type, unsigned int flags)
+{
+	int refused = atomic_load(&refuse_leases);
+
+	return refused ? refused : fake_layout_set(fd, type, flags);
+}
+
+/* Of the kind that was proposed in 2019. */
+static int set_rfc(int fd, int type)
+{
+	int injected = fault_check("sys_set_lease(F_LAYOUT)", -EINVAL);
+
+	if (injected)
+		return injected;
+	if (!fake_layout_emulates(FAKE_RFC))
+		return set_lease(fd, type);
+	return set_layout(fd, F_RDLCK, type & SYS_LEASE_EXCLUSIVE ? SYS_LAYOUT_UNBREAKABLE : 0);
+}
+
 int __wrap_sys_set_lease(int fd, int type)
 {
-	int injected = type == F_UNLCK ? fault_check("sys_set_lease(F_UNLCK)", -EINTR) :
-					 fault_check("sys_set_lease", -EAGAIN);
+	int injected;
 
-	return injected ? injected : set_lease(fd, type);
+	if (type & SYS_LEASE_LAYOUT)
+		return set_rfc(fd, type);
+	injected = type == F_UNLCK ? fault_check("sys_set_lease(F_UNLCK)", -EINTR) :
+				     fault_check("sys_set_lease", -EAGAIN);
+	if (injected)
+		return injected;
+	if (type == F_UNLCK && fake_layout_emulates(FAKE_RFC) && fake_layout_has(fd))
+		return set_layout(fd, F_UNLCK, 0);
+	return set_lease(fd, type);
+}
+
+static int layout_as_lease(unsigned int flags)
+{
+	if (flags & SYS_LAYOUT_BREAKING)
+		return F_UNLCK;
+	return flags & SYS_LAYOUT_UNBREAKABLE ? SYS_LEASE_LAYOUT | SYS_LEASE_EXCLUSIVE :
+						SYS_LEASE_LAYOUT;
+}
+
+int __wrap_sys_get_lease(int fd)
+{
+	int injected = fault_check("sys_get_lease", -EBADF);
+	unsigned int flags;
+
+	if (injected)
+		return injected;
+	if (fake_layout_emulates(FAKE_RFC) && fake_layout_get(fd, &flags) == F_RDLCK)
+		return layout_as_lease(flags);
+	return __real_sys_get_lease(fd);
+}
+
+int __wrap_sys_set_layout(int fd, int type, unsigned int flags)
+{
+	int injected = type == F_UNLCK ? fault_check("sys_set_layout(F_UNLCK)", -EINTR) :
+					 fault_check("sys_set_layout", -EAGAIN);
+
+	if (injected)
+		return injected;
+	return fake_layout_emulates(FAKE_SETLAYOUT) ? set_layout(fd, type, flags) :
+						      __real_sys_set_layout(fd, type, flags);
+}
+
+int __wrap_sys_get_layout(int fd, unsigned int *ret_flags)
+{
+	int injected = fault_check("sys_get_layout", -EBADF);
+
+	if (injected)
+		return injected;
+	return fake_layout_emulates(FAKE_SETLAYOUT) ? fake_layout_get(fd, ret_flags) :
+						      __real_sys_get_layout(fd, ret_flags);
 }
 
 int __wrap_sys_set_deleg(int fd, int type)

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fake_layout.h"
 #include "fake_verbs.h"
 #include "fault.h"
 #include "support.h"
@@ -336,6 +337,7 @@ int fix_teardown(void **state)
 		assert_int_equal(daxlease_ctx_free(fx->ctx), 0);
 	atomic_store(&signal_ctx, NULL);
 	assert_int_equal(file_lease(&fx->file), F_UNLCK);
+	assert_int_equal(fake_layout_leases(NULL), 0);
 	file_end(&fx->file);
 	assert_int_equal(fake_live(), 0);
 	assert_int_equal(count_fds(), fx->fds);

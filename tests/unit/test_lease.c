@@ -55,12 +55,15 @@ static int take(const struct file *f, enum daxlease_kind kind, struct lease_want
 static void lease_kind__table(void **state)
 {
 	(void)state;
-	assert_ptr_equal(lease_kind_at(0), &kind_deleg_ops);
-	assert_ptr_equal(lease_kind_at(1), &kind_lease_ops);
-	assert_null(lease_kind_at(2));
+	assert_ptr_equal(lease_kind_at(0), &kind_layout_ops);
+	assert_ptr_equal(lease_kind_at(1), &kind_layout_rfc_ops);
+	assert_ptr_equal(lease_kind_at(2), &kind_deleg_ops);
+	assert_ptr_equal(lease_kind_at(3), &kind_lease_ops);
+	assert_null(lease_kind_at(4));
 	assert_ptr_equal(lease_kind_find(DAXLEASE_KIND_LEASE), &kind_lease_ops);
 	assert_ptr_equal(lease_kind_find(DAXLEASE_KIND_DELEG), &kind_deleg_ops);
-	assert_null(lease_kind_find(DAXLEASE_KIND_LAYOUT));
+	assert_ptr_equal(lease_kind_find(DAXLEASE_KIND_LAYOUT), &kind_layout_ops);
+	assert_null(lease_kind_find(DAXLEASE_KIND_GUARD));
 	assert_null(lease_kind_find(DAXLEASE_KIND_AUTO));
 }
 

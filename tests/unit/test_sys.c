@@ -29,6 +29,7 @@ static void sys_calls__bad_descriptor(void **state)
 {
 	struct sys_owner owner = { .type = F_OWNER_PID, .id = getpid() };
 	struct sys_file file;
+	unsigned int flags;
 	uint64_t size;
 
 	(void)state;
@@ -46,6 +47,9 @@ static void sys_calls__bad_descriptor(void **state)
 	assert_int_equal(sys_get_lease(BAD_FD), -EBADF);
 	assert_int_equal(sys_set_deleg(BAD_FD, F_RDLCK), -EBADF);
 	assert_int_equal(sys_get_deleg(BAD_FD), -EBADF);
+	assert_int_equal(sys_set_layout(BAD_FD, F_RDLCK, 0), -EBADF);
+	assert_int_equal(sys_get_layout(BAD_FD, &flags), -EBADF);
+	assert_int_equal(sys_same_description(BAD_FD, BAD_FD), -EBADF);
 	assert_int_equal(sys_read_break_time(BAD_FD), -EBADF);
 	assert_int_equal(sys_path_info("/nonexistent", &file), -ENOENT);
 }
@@ -214,6 +218,47 @@ static void sys_set_deleg__supported_or_not(void **state)
 	file_end(&f);
 }
 
+/* The same for F_SETLAYOUT, which these files may well be not capable of. */
+static void sys_set_layout__supported_or_not(void **state)
+{
+	unsigned int flags = 0;
+	struct file f;
+	int err;
+
+	(void)state;
+	file_make(&f, 1, false);
+	err = sys_set_layout(f.fd, F_RDLCK, 0);
+	if (err == -EINVAL) {
+		assert_int_equal(sys_get_layout(f.fd, &flags), -EINVAL);
+		assert_int_equal(sys_set_lease(f.fd, SYS_LEASE_LAYOUT), -EINVAL);
+	} else if (err) {
+		assert_int_equal(err, -EOPNOTSUPP);
+		assert_int_equal(sys_get_layout(f.fd, &flags), F_UNLCK);
+	} else {
+		assert_int_equal(sys_get_layout(f.fd, &flags), F_RDLCK);
+		assert_int_equal(flags, 0);
+		assert_int_equal(sys_set_layout(f.fd, F_UNLCK, 0), 0);
+	}
+	file_end(&f);
+}
+
+static void sys_same_description__dup_and_open(void **state)
+{
+	struct file f;
+	int dup, other;
+
+	(void)state;
+	file_make(&f, 1, false);
+	dup = sys_dup(f.fd);
+	other = open(f.path, O_RDWR);
+	assert_int_equal(sys_same_description(f.fd, f.fd), 1);
+	assert_int_equal(sys_same_description(f.fd, dup), 1);
+	assert_int_equal(sys_same_description(f.fd, other), 0);
+	close(dup);
+	close(other);
+	file_end(&f);
+}
+
 static void sys_break_time__read_twice(void **state)
 {
 	int fd = sys_open_break_time();
@@ -372,6 +417,8 @@ int main(void)
 		cmocka_unit_test(sys_epoll__no_descriptors),
 		cmocka_unit_test(sys_set_lease__take_and_give_back),
 		cmocka_unit_test(sys_set_deleg__supported_or_not),
+		cmocka_unit_test(sys_set_layout__supported_or_not),
+		cmocka_unit_test(sys_same_description__dup_and_open),
 		cmocka_unit_test(sys_break_time__read_twice),
 		cmocka_unit_test(sys_query_vma__both_ways_agree),
 		cmocka_unit_test(sys_vma_name__both_ways_agree),
