@@ -11,7 +11,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
 count=0
-for page in "$top"/man/*.[37]; do
+for page in "$top"/man/*.[237]; do
 	sed -n '/^\.SH EXAMPLE/,/^\.SH /{ /^\.EX/,/^\.EE/{ /^\.E[EX]/d; p } }' "$page" |
 		sed 's/\\e/\\/g; s/\\-/-/g; s/\\(aq/'"'"'/g; s/\\(dq/"/g; s/\\&//g' >"$dir/example.c"
 	[ -s "$dir/example.c" ] || continue
