@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fake_layout.h"
 #include "fake_verbs.h"
 #include "fault.h"
 #include "support.h"
@@ -19,6 +20,9 @@
 #define PATIENCE_MS 1500 /* of those who want the file */
 #define NTH_MAX 600
 #define REGIONS 2
+
+/* Under layout leases, which fake_layout.c makes up. */
+static bool with_layouts;
 
 struct life {
 	struct fix fx;
@@ -44,9 +48,10 @@ static void check(struct life *life, bool ok, const char *what)
 static bool must_be_survived(void)
 {
 	static const char *const calls[] = {
-		"sys_close",	   "sys_event_clear",	     "sys_tgkill",
-		"sys_wait_signal", "sys_read_break_time",    "sys_open_break_time",
-		"verbs_prefetch",  "sys_set_lease(F_UNLCK)", "sys_set_deleg",
+		"sys_close",	   "sys_event_clear",	      "sys_tgkill",
+		"sys_wait_signal", "sys_read_break_time",     "sys_open_break_time",
+		"verbs_prefetch",  "sys_set_lease(F_UNLCK)",  "sys_set_deleg",
+		"sys_get_layout",  "sys_set_layout(F_UNLCK)",
 	};
 	const char *hit = fault_hit();
 
@@ -100,6 +105,18 @@ static void let_in(struct life *life, struct breaker *b)
 	CHECK(life, b->err == 0);
 }
 
+/* Another process truncates it. Who is told of nothing has nothing to give back. */
+static void changer(struct life *life)
+{
+	const struct file *f = &life->fx.file;
+	int err = fake_layout_break(f);
+
+	CHECK(life, err == 0 || err == -EAGAIN);
+	CHECK(life, WAIT_MS(&life->fx, PATIENCE_MS, !fake_layout_waits(f)));
+	CHECK(life, WAIT_MS(&life->fx, PATIENCE_MS, all_out(life)));
+	CHECK(life, WAIT_MS(&life->fx, 3000, all_settled(life)));
+}
+
 static void writer(struct life *life)
 {
 	struct breaker b;
@@ -134,6 +151,7 @@ static void recall_and_regain(struct life *life, struct user *u)
 	CHECK(life, err == 0 || err == -EALREADY || err == -ETIMEDOUT);
 	CHECK(life, fake_live() == 0);
 	CHECK(life, file_lease(&life->fx.file) == F_UNLCK);
+	CHECK(life, fake_layout_leases(NULL) == 0);
 	err = -EAGAIN;
 	for (int i = 0; i < 10 && err != 0 && err != -EALREADY; i++) {
 		err = daxlease_mr_regain(u->mr);
@@ -175,7 +193,10 @@ static void live(struct life *life)
 	struct daxlease_stats stats;
 
 	begin(life);
-	writer(life);
+	if (with_layouts)
+		changer(life);
+	else
+		writer(life);
 	reader(life);
 	recall_and_regain(life, &life->users[0]);
 	for (unsigned int i = 0; i < REGIONS; i++)
@@ -197,6 +218,7 @@ static void check_nothing_left(struct life *life)
 	CHECK(life, fd >= 0);
 	close(fd);
 	CHECK(life, file_lease(&fx->file) == F_UNLCK);
+	CHECK(life, fake_layout_leases(NULL) == 0);
 	file_end(&fx->file);
 	CHECK(life, fake_live() == 0);
 	CHECK(life, count_fds() == fx->fds);
@@ -213,6 +235,10 @@ static bool one_life(const struct mode *mode, unsigned int nth, unsigned int *fa
 	memset(&life, 0, sizeof(life));
 	life.nth = nth;
 	fix_begin(&life.fx, mode);
+	if (with_layouts) {
+		fake_layout_emulate(FAKE_SETLAYOUT);
+		fake_layout_map(&life.fx.file);
+	}
 	fault_arm(nth);
 	err = fix_open(&life.fx);
 	check(&life, !err || (fault_hit() && !must_be_survived()), "context");
@@ -243,6 +269,7 @@ int main(int argc, char **argv)
 		mode = &mode_loop;
 	if (argc > 1 && !strcmp(argv[1], "signal"))
 		mode = &mode_signal;
+	with_layouts = argc > 2 && !strcmp(argv[2], "layout");
 
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_prestate(fault__each_call_fails_once, (void *)mode),
