@@ -187,13 +187,13 @@ void add_drain_cases(void)
 		const struct deadline *d = &deadlines[i];
 
 		if (d->break_time_later < 0)
-			add_case(never_answers, d, KIND_BOTH, 0, "drain/never-answers-%d",
+			add_case(never_answers, d, KIND_ALL, 0, "drain/never-answers-%d",
 				 d->break_time);
 		else
-			add_case(never_answers, d, KIND_BOTH, 0, "drain/never-answers-%d-then-%d",
+			add_case(never_answers, d, KIND_ALL, 0, "drain/never-answers-%d-then-%d",
 				 d->break_time, d->break_time_later);
 	}
-	add_case(never_returns, NULL, KIND_BOTH, 0, "drain/never-returns");
-	add_case(gives_up, NULL, KIND_BOTH, 0, "drain/gives-up");
-	add_case(answers_later, NULL, KIND_BOTH, 0, "drain/answers-later");
+	add_case(never_returns, NULL, KIND_ALL, 0, "drain/never-returns");
+	add_case(gives_up, NULL, KIND_ALL, 0, "drain/gives-up");
+	add_case(answers_later, NULL, KIND_ALL, 0, "drain/answers-later");
 }

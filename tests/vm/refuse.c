@@ -35,7 +35,7 @@ struct refusal {
 	void (*prepare)(struct attempt *a);
 	int err;
 	const char *says;
-	bool any_kind; /* the kind makes no difference */
+	unsigned int kinds; /* one, if it makes no difference */
 };
 
 /* ------------------------------------------------------------------------- */
@@ -236,34 +236,72 @@ static void no_odp(struct attempt *a)
 	device_hide_odp(&a->s->dev);
 }
 
+/* The lease would be one of another description than the mapping. */
+static void another_open_no_odp(struct attempt *a)
+{
+	no_odp(a);
+	a->fd = (int)CALL(open(a->s->file.path, O_RDWR | O_CLOEXEC));
+}
+
+/* It could be registered on demand, but that is not what is wrong. */
+static void over_memlock_pinned(struct attempt *a)
+{
+	const struct rlimit limit = { .rlim_cur = 2 * PAGE, .rlim_max = 2 * PAGE };
+
+	CALL(fchown(a->fd, STRANGER, STRANGER));
+	CALL(setrlimit(RLIMIT_MEMLOCK, &limit));
+	become_stranger();
+}
+
+static void exclusive_read_only(struct attempt *a)
+{
+	exclusive(a);
+	a->fd = (int)CALL(open(a->s->file.path, O_RDONLY | O_CLOEXEC));
+	a->addr = map(a->fd, PROT_READ, MAP_SHARED);
+	a->access = IBV_ACCESS_REMOTE_READ;
+}
+
+static void exclusive_memory(struct attempt *a)
+{
+	exclusive(a);
+	a->fd = -1;
+	a->addr = map(-1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+}
+
 static const struct refusal refusals[] = {
-	{ "not-mapped", not_mapped, -EFAULT, "not mapped", true },
-	{ "partly-mapped", partly_mapped, -EFAULT, "partly mapped", true },
-	{ "private", mapped_private, -EOPNOTSUPP, "MAP_SHARED", true },
-	{ "read-only-mapping", mapped_read_only, -EOPNOTSUPP, "PROT_WRITE", false },
-	{ "beyond-end", beyond_end, -EINVAL, "end of the file", false },
-	{ "length-0", length_0, -EINVAL, "length is 0", true },
-	{ "wraps", wraps, -EINVAL, "wraps", true },
-	{ "mapping-of-another-file", mapping_of_another_file, -EINVAL, "something else", true },
-	{ "fd-of-another-file", fd_of_another_file, -EINVAL, "something else", true },
-	{ "mapping-of-memory", mapping_of_memory, -EINVAL, "something else", true },
-	{ "closed-fd", closed_fd, -EBADF, "not open", true },
-	{ "no-fd", no_fd, -EBADF, "FS-DAX", true },
-	{ "o-path", o_path, -EBADF, "O_PATH", true },
-	{ "directory", directory, -EINVAL, "no regular file", true },
-	{ "open-twice", open_twice, -EAGAIN, "open elsewhere", false },
-	{ "unknown-option", unknown_option, -E2BIG, "newer", true },
-	{ "no-size", no_size, -EINVAL, "size", true },
-	{ "unknown-flag", unknown_flag, -EINVAL, "flags", true },
-	{ "exclusive", exclusive, -EOPNOTSUPP, "exclusive", true },
-	{ "kind-layout", kind_layout, -EOPNOTSUPP, "layout", true },
-	{ "kind-guard", kind_guard, -EOPNOTSUPP, "guard", true },
-	{ "not-owner", not_owner, -EACCES, "CAP_LEASE", false },
-	{ "leases-disabled", leases_disabled, -EOPNOTSUPP, "leases-enable", false },
-	{ "memlock", over_memlock, -ENOMEM, "RLIMIT_MEMLOCK", true },
-	{ "page-cache", page_cache, -EOPNOTSUPP, "page cache", true },
-	{ "page-cache-without-fd", page_cache_without_fd, -EOPNOTSUPP, "page cache", true },
-	{ "no-odp", no_odp, -EOPNOTSUPP, "on-demand paging", false },
+	{ "not-mapped", not_mapped, -EFAULT, "not mapped", KIND_DELEG },
+	{ "partly-mapped", partly_mapped, -EFAULT, "partly mapped", KIND_DELEG },
+	{ "private", mapped_private, -EOPNOTSUPP, "MAP_SHARED", KIND_DELEG },
+	{ "read-only-mapping", mapped_read_only, -EOPNOTSUPP, "PROT_WRITE", KIND_ALL },
+	{ "beyond-end", beyond_end, -EINVAL, "end of the file", KIND_ALL },
+	{ "length-0", length_0, -EINVAL, "length is 0", KIND_DELEG },
+	{ "wraps", wraps, -EINVAL, "wraps", KIND_DELEG },
+	{ "mapping-of-another-file", mapping_of_another_file, -EINVAL, "something else",
+	  KIND_DELEG },
+	{ "fd-of-another-file", fd_of_another_file, -EINVAL, "something else", KIND_DELEG },
+	{ "mapping-of-memory", mapping_of_memory, -EINVAL, "something else", KIND_DELEG },
+	{ "closed-fd", closed_fd, -EBADF, "not open", KIND_DELEG },
+	{ "no-fd", no_fd, -EBADF, "FS-DAX", KIND_DELEG },
+	{ "o-path", o_path, -EBADF, "O_PATH", KIND_DELEG },
+	{ "directory", directory, -EINVAL, "no regular file", KIND_DELEG },
+	{ "open-twice", open_twice, -EAGAIN, "open elsewhere", KIND_BOTH },
+	{ "unknown-option", unknown_option, -E2BIG, "newer", KIND_DELEG },
+	{ "no-size", no_size, -EINVAL, "size", KIND_DELEG },
+	{ "unknown-flag", unknown_flag, -EINVAL, "flags", KIND_DELEG },
+	{ "exclusive", exclusive, -EOPNOTSUPP, "EXCLUSIVE", KIND_BOTH },
+	{ "exclusive-read-only", exclusive_read_only, -EBADF, "O_RDWR", KIND_LAYOUTS },
+	{ "exclusive-memory", exclusive_memory, -EOPNOTSUPP, "exclusive", KIND_LAYOUTS },
+	{ "kind-layout", kind_layout, -EOPNOTSUPP, "layout", KIND_DELEG },
+	{ "kind-guard", kind_guard, -EOPNOTSUPP, "guard", KIND_DELEG },
+	{ "not-owner", not_owner, -EACCES, "CAP_LEASE", KIND_ALL },
+	{ "leases-disabled", leases_disabled, -EOPNOTSUPP, "leases-enable", KIND_ALL },
+	{ "memlock", over_memlock, -ENOMEM, "RLIMIT_MEMLOCK", KIND_DELEG },
+	{ "page-cache", page_cache, -EOPNOTSUPP, "page cache", KIND_DELEG },
+	{ "page-cache-without-fd", page_cache_without_fd, -EOPNOTSUPP, "page cache", KIND_DELEG },
+	{ "no-odp", no_odp, -EOPNOTSUPP, "on-demand paging", KIND_BOTH },
+	{ "another-open-no-odp", another_open_no_odp, -EOPNOTSUPP, "very descriptor",
+	  KIND_LAYOUTS },
+	{ "memlock-pinned", over_memlock_pinned, -ENOMEM, "RLIMIT_MEMLOCK", KIND_LAYOUTS },
 };
 
 static void refuse(const struct world *w, const void *arg)
@@ -323,9 +361,9 @@ static void refused_then_taken(const struct world *w, const void *arg)
 void add_refuse_cases(void)
 {
 	for (unsigned int i = 0; i < ARRAY_SIZE(refusals); i++) {
-		unsigned int kinds = refusals[i].any_kind ? KIND_DELEG : KIND_BOTH;
-
-		add_case(refuse, &refusals[i], kinds, 0, "refuse/%s", refusals[i].name);
+		if (refusals[i].prepare == kind_layout && layouts_found & KIND_LAYOUT)
+			continue; /* nothing to refuse */
+		add_case(refuse, &refusals[i], refusals[i].kinds, 0, "refuse/%s", refusals[i].name);
 	}
 	add_case(refused_then_taken, NULL, KIND_BOTH, 0, "refuse/then-taken");
 }

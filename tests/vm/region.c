@@ -176,6 +176,7 @@ void region_make(struct region *r, struct daxlease_ctx *ctx, struct ibv_pd *pd, 
 {
 	CHECK_EQ(region_try(r, ctx, pd, f, w, how), 0);
 	CHECK_EQ(region_info(r).kind, w->kind);
+	CHECK_EQ(region_info(r).on_demand, !is_layout(w->kind));
 	CHECK_EQ(leases_in_kernel(f->ino), 1);
 }
 

@@ -116,7 +116,7 @@ static bool parse_lock(const char *line, ino_t *ret_ino, bool *ret_breaking)
 		return false;
 	*ret_ino = (ino_t)ino;
 	*ret_breaking = !strcmp(state, "BREAKING");
-	return !strcmp(kind, "LEASE") || !strcmp(kind, "DELEG");
+	return !strcmp(kind, "LEASE") || !strcmp(kind, "DELEG") || !strcmp(kind, "LAYOUT");
 }
 
 static unsigned int count_leases(ino_t ino, bool only_breaking)

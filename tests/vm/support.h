@@ -97,9 +97,24 @@ typedef void (*case_fn)(const struct world *w, const void *arg);
 
 #define KIND_LEASE (1u << DAXLEASE_KIND_LEASE)
 #define KIND_DELEG (1u << DAXLEASE_KIND_DELEG)
-#define KIND_BOTH (KIND_LEASE | KIND_DELEG)
+#define KIND_BOTH (KIND_LEASE | KIND_DELEG) /* every kernel of these tests */
+#define KIND_LAYOUT (1u << DAXLEASE_KIND_LAYOUT)
+#define KIND_LAYOUT_RFC (1u << DAXLEASE_KIND_LAYOUT_RFC)
+#define KIND_LAYOUTS (KIND_LAYOUT | KIND_LAYOUT_RFC) /* those that have them */
+#define KIND_ALL (KIND_BOTH | KIND_LAYOUTS)
 
-/* For each of the kinds; arg is passed on. 0 seconds: the default. */
+/* KIND_LAYOUTS that this kernel has. */
+extern unsigned int layouts_found;
+
+static inline bool is_layout(enum daxlease_kind kind)
+{
+	return KIND_LAYOUTS & 1u << kind;
+}
+
+/*
+ * For each of the kinds, but for layouts that this kernel does not have; arg is passed
+ * on. 0 seconds: the default.
+ */
 void add_case(case_fn fn, const void *arg, unsigned int kinds, unsigned int seconds,
 	      const char *fmt, ...) PRINTF_LIKE(5, 6);
 
@@ -111,5 +126,6 @@ void add_refuse_cases(void);
 void add_region_cases(void);
 void add_mode_cases(void);
 void add_tool_cases(void);
+void add_layout_cases(void);
 
 #endif

@@ -29,29 +29,54 @@ struct row {
 	long amount;
 	bool shared; /* through the holder's description */
 	enum outcome lease_rd, lease_wr, deleg_rd, deleg_wr;
-	const char *perl; /* of OP_SHELL: an expression for success, $f is the file */
+	enum outcome layout; /* REFUSED is the same as in lease_rd */
+	const char *perl;    /* of OP_SHELL: an expression for success, $f is the file */
 };
 
+/* Of one page, unless the options say more. */
+#define FALLOCATE(options) "!system q(fallocate -o 4096 -l 4096 " options " ) . $f"
+
 static const struct row rows[] = {
-	{ "open-read", OP_OPEN_READ, 0, false, SETTLED, LENT, SETTLED, LENT, NULL },
+	{ "open-read", OP_OPEN_READ, 0, false, SETTLED, LENT, SETTLED, LENT, SETTLED, NULL },
 	{ "open-read-nonblock", OP_SHELL, 0, false, SETTLED, LENT_AGAIN, SETTLED, LENT_AGAIN,
-	  "sysopen F, $f, O_RDONLY | O_NONBLOCK" },
-	{ "open-write", OP_OPEN_WRITE, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, NULL },
+	  SETTLED, "sysopen F, $f, O_RDONLY | O_NONBLOCK" },
+	{ "open-write", OP_OPEN_WRITE, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, SETTLED, NULL },
 	{ "open-write-nonblock", OP_OPEN_WRITE_NONBLOCK, 0, false, AGAIN, AGAIN, AGAIN, AGAIN,
+	  SETTLED, NULL },
+	{ "truncate", OP_TRUNCATE, PAGE, false, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN, NULL },
+	{ "ftruncate-shared", OP_FTRUNCATE, PAGE, true, REFUSED, UNSEEN, REFUSED, AGAIN, BROKEN,
 	  NULL },
-	{ "truncate", OP_TRUNCATE, PAGE, false, BROKEN, BROKEN, BROKEN, BROKEN, NULL },
-	{ "ftruncate-shared", OP_FTRUNCATE, PAGE, true, REFUSED, UNSEEN, REFUSED, AGAIN, NULL },
-	{ "punch-shared", OP_PUNCH, PAGE, true, REFUSED, UNSEEN, REFUSED, UNSEEN, NULL },
-	{ "pwrite-shared", OP_PWRITE, PAGE, true, REFUSED, UNSEEN, REFUSED, UNSEEN, NULL },
-	{ "unlink", OP_UNLINK, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, NULL },
-	{ "rename", OP_RENAME, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, NULL },
-	{ "link", OP_LINK, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, NULL },
-	{ "chmod", OP_CHMOD, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, NULL },
-	{ "chown", OP_SHELL, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, "chown 1, 1, $f" },
-	{ "utimes", OP_SHELL, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, "utime 1, 1, $f" },
+	{ "punch-shared", OP_PUNCH, PAGE, true, REFUSED, UNSEEN, REFUSED, UNSEEN, BROKEN, NULL },
+	{ "pwrite-shared", OP_PWRITE, PAGE, true, REFUSED, UNSEEN, REFUSED, UNSEEN, UNSEEN, NULL },
+	{ "unlink", OP_UNLINK, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, UNSEEN, NULL },
+	{ "rename", OP_RENAME, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, UNSEEN, NULL },
+	{ "link", OP_LINK, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, UNSEEN, NULL },
+	{ "chmod", OP_CHMOD, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, UNSEEN, NULL },
+	{ "chown", OP_SHELL, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, UNSEEN, "chown 1, 1, $f" },
+	{ "utimes", OP_SHELL, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, UNSEEN, "utime 1, 1, $f" },
 	/* setxattr(2), of x86_64 */
-	{ "setxattr", OP_SHELL, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN,
+	{ "setxattr", OP_SHELL, 0, false, UNSEEN, UNSEEN, BROKEN, BROKEN, UNSEEN,
 	  "!syscall 188, $f, my $n = q(user.x), my $v = q(y), 1, 0" },
+	{ "open-trunc", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN,
+	  "open F, q(>), $f" },
+	{ "ftruncate", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN,
+	  "open(F, q(+<), $f) && truncate F, 4096" },
+	{ "ftruncate-grow", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN,
+	  "open(F, q(+<), $f) && truncate F, 1048576" },
+	{ "ftruncate-same", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN,
+	  "open(F, q(+<), $f) && truncate F, 65536" },
+	{ "write", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, UNSEEN,
+	  "open(F, q(+<), $f) && syswrite F, q(x)" },
+	{ "append", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, UNSEEN,
+	  "open(F, q(>>), $f) && syswrite F, q(x)" },
+	{ "punch", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN, FALLOCATE("-p") },
+	{ "zero", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN, FALLOCATE("-z") },
+	{ "collapse", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN, FALLOCATE("-c") },
+	{ "insert", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN, FALLOCATE("-i") },
+	{ "preallocate", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, UNSEEN,
+	  FALLOCATE("-l 131072") },
+	{ "preallocate-keep", OP_SHELL, 0, false, BROKEN, BROKEN, BROKEN, BROKEN, UNSEEN,
+	  FALLOCATE("-n -l 131072") },
 };
 
 struct cell {
@@ -208,6 +233,8 @@ static enum outcome outcome_of(const struct cell *cell, enum daxlease_kind kind)
 {
 	const struct row *row = cell->row;
 
+	if (is_layout(kind))
+		return !cell->write && row->lease_rd == REFUSED ? REFUSED : row->layout;
 	if (kind == DAXLEASE_KIND_DELEG)
 		return cell->write ? row->deleg_wr : row->deleg_rd;
 	return cell->write ? row->lease_wr : row->lease_rd;
@@ -317,7 +344,7 @@ void add_table_cases(void)
 	for (unsigned int i = 0; i < ARRAY_SIZE(rows); i++) {
 		for (unsigned int write = 0; write < 2; write++) {
 			cells[i][write] = (struct cell){ .row = &rows[i], .write = write };
-			add_case(run_cell, &cells[i][write], KIND_BOTH, 0, "table/%s/%s",
+			add_case(run_cell, &cells[i][write], KIND_ALL, 0, "table/%s/%s",
 				 rows[i].name, write ? "wr" : "rd");
 		}
 	}

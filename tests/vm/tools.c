@@ -10,37 +10,40 @@ enum effect {
 	DRAINS,
 	READS,
 	REFUSED,
-	NOTHING
+	NOTHING,
+	NO_CASE
 };
 
 struct tool {
 	const char *name;
 	const char *command; /* $F: the file */
-	enum effect lease, deleg;
+	enum effect lease, deleg, layout;
 	long size_after; /* -1: does not matter */
 };
 
 static const struct tool tools[] = {
 	{ "truncate", "LC_ALL=C truncate -s 4096 $F 2>&1 | grep 'Resource temporarily unavailable'",
-	  REFUSED, REFUSED, FILE_SIZE },
-	{ "perl", "perl -e 'truncate($ARGV[0], 4096) or die $!' $F", DRAINS, DRAINS, PAGE },
-	{ "fallocate", "fallocate -p -o 4096 -l 4096 $F", DRAINS, DRAINS, FILE_SIZE },
-	{ "dd", "dd if=/dev/zero of=$F bs=4096 count=1 conv=notrunc", DRAINS, DRAINS, FILE_SIZE },
-	{ "append", ": >> $F", DRAINS, DRAINS, FILE_SIZE },
-	{ "overwrite", ": > $F", DRAINS, DRAINS, 0 },
-	{ "cp", "cp $F /tmp/copy && test $(stat -c %s /tmp/copy) = 65536", READS, READS,
+	  REFUSED, REFUSED, NO_CASE, FILE_SIZE },
+	{ "truncate-waits", "truncate -s 4096 $F", NO_CASE, NO_CASE, DRAINS, PAGE },
+	{ "perl", "perl -e 'truncate($ARGV[0], 4096) or die $!' $F", DRAINS, DRAINS, DRAINS, PAGE },
+	{ "fallocate", "fallocate -p -o 4096 -l 4096 $F", DRAINS, DRAINS, DRAINS, FILE_SIZE },
+	{ "dd", "dd if=/dev/zero of=$F bs=4096 count=1 conv=notrunc", DRAINS, DRAINS, NOTHING,
 	  FILE_SIZE },
-	{ "cp-onto", "cp /dev/null $F", DRAINS, DRAINS, 0 },
-	{ "cat", "cat $F | wc -c | grep -x 65536", READS, READS, FILE_SIZE },
-	{ "stat", "stat $F && ls -l $F", NOTHING, NOTHING, FILE_SIZE },
-	{ "mv", "mv $F $F.new", NOTHING, DRAINS, -1 },
-	{ "rm", "rm $F", NOTHING, DRAINS, -1 },
-	{ "chmod", "chmod 600 $F", NOTHING, DRAINS, FILE_SIZE },
-	{ "chown", "chown 1 $F", NOTHING, DRAINS, FILE_SIZE },
+	{ "append", ": >> $F", DRAINS, DRAINS, NOTHING, FILE_SIZE },
+	{ "overwrite", ": > $F", DRAINS, DRAINS, DRAINS, 0 },
+	{ "cp", "cp $F /tmp/copy && test $(stat -c %s /tmp/copy) = 65536", READS, READS, NOTHING,
+	  FILE_SIZE },
+	{ "cp-onto", "cp /dev/null $F", DRAINS, DRAINS, DRAINS, 0 },
+	{ "cat", "cat $F | wc -c | grep -x 65536", READS, READS, NOTHING, FILE_SIZE },
+	{ "stat", "stat $F && ls -l $F", NOTHING, NOTHING, NOTHING, FILE_SIZE },
+	{ "mv", "mv $F $F.new", NOTHING, DRAINS, NOTHING, -1 },
+	{ "rm", "rm $F", NOTHING, DRAINS, NOTHING, -1 },
+	{ "chmod", "chmod 600 $F", NOTHING, DRAINS, NOTHING, FILE_SIZE },
+	{ "chown", "chown 1 $F", NOTHING, DRAINS, NOTHING, FILE_SIZE },
 	/* It opens the file for writing first, with O_NONBLOCK; -c does not. */
-	{ "touch", "touch $F", DRAINS, DRAINS, FILE_SIZE },
-	{ "touch-c", "touch -c $F", NOTHING, DRAINS, FILE_SIZE },
-	{ "ln", "ln $F $F.new", NOTHING, DRAINS, FILE_SIZE },
+	{ "touch", "touch $F", DRAINS, DRAINS, NOTHING, FILE_SIZE },
+	{ "touch-c", "touch -c $F", NOTHING, DRAINS, NOTHING, FILE_SIZE },
+	{ "ln", "ln $F $F.new", NOTHING, DRAINS, NOTHING, FILE_SIZE },
 };
 
 static void check_drained(struct stage *s, uint32_t rkey)
@@ -62,7 +65,9 @@ static void check_read(struct stage *s)
 static void run_tool(const struct world *w, const void *arg)
 {
 	const struct tool *tool = arg;
-	enum effect effect = w->kind == DAXLEASE_KIND_DELEG ? tool->deleg : tool->lease;
+	enum effect effect = is_layout(w->kind)		    ? tool->layout :
+			     w->kind == DAXLEASE_KIND_DELEG ? tool->deleg :
+							      tool->lease;
 	struct traffic traffic;
 	char command[1024];
 	struct stage s;
@@ -95,6 +100,10 @@ static void run_tool(const struct world *w, const void *arg)
 
 void add_tool_cases(void)
 {
-	for (unsigned int i = 0; i < ARRAY_SIZE(tools); i++)
-		add_case(run_tool, &tools[i], KIND_BOTH, 0, "tool/%s", tools[i].name);
+	for (unsigned int i = 0; i < ARRAY_SIZE(tools); i++) {
+		unsigned int kinds = (tools[i].lease != NO_CASE ? KIND_BOTH : 0) |
+				     (tools[i].layout != NO_CASE ? KIND_LAYOUTS : 0);
+
+		add_case(run_tool, &tools[i], kinds, 0, "tool/%s", tools[i].name);
+	}
 }
