@@ -19,7 +19,7 @@ Usage: demo/guest.sh --bin DIR [OPTION...] FOLDER...
 Tells the demo's story in each FOLDER, which has to be on FS-DAX.
 
   --bin DIR         where holder, writer, verify and timed are
-  --kind KIND       lease kind: auto, deleg, lease (auto)
+  --kind KIND       lease kind: auto, layout, layout-rfc, deleg, lease (auto)
   --size MIB        size of the file (64)
   --device NAME     RDMA device, RoCE (the first one)
   --break-on-purpose HOW
@@ -236,8 +236,11 @@ step_read() {
 	begin_step "somebody reads the file"
 	read_beside_writes
 	read_ms=$took_ms
-	expect holder unguarded
-	expect holder guarded
+	# A layout lease does not care who opens the file.
+	if [[ $lease_kind != layout* ]]; then
+		expect holder unguarded
+		expect holder guarded
+	fi
 	! seen holder stop || fail "the writer was stopped for a reader"
 }
 
@@ -282,8 +285,6 @@ step_verify() {
 	seen verify verified || fail "not verified"
 	number '([0-9]+) records verified'
 	verified=$number
-	number '([0-9]+) of them where the file'
-	((number > 0)) || fail "nothing was written where the file had been cut off"
 	show
 }
 
@@ -312,15 +313,46 @@ act_library() {
 	step_resize "somebody cuts the file to half" "$half" \
 		perl -e "truncate \"$file\", $half << 20 or die \$!"
 	cut_ms=$took_ms
-	step_resize "somebody makes it as long as before" "$size" \
-		fallocate -l "${size}M" "$file"
+	# Preallocation does not break a layout lease: nothing moves.
+	local grow=(fallocate -l "${size}M" "$file")
+	[[ $lease_kind != layout* ]] || grow=(perl -e "truncate \"$file\", $size << 20 or die \$!")
+	step_resize "somebody makes it as long as before" "$size" "${grow[@]}"
 	grow_ms=$took_ms
 	step_verify
+	seen verify verified
+	number '([0-9]+) of them where the file'
+	((number > 0)) || fail "nothing was written where the file had been cut off"
 	check_quiet
 	note "Everybody waited for everybody, and nobody for long."
 	seen writer ended || fail "the writer did not count"
 	number ' ([0-9]+) complete'
 	acked=$number
+	rm -f -- "$file"
+}
+
+# Nobody may change the file: they are told so at once, and writes go on.
+act_exclusive() {
+	title "With libdaxlease, exclusive: $size MiB on $1"
+	begin_act "$1"
+	start_holder --kind "$lease_kind" --exclusive
+	expect holder registered
+	start_writer
+	expect writer running
+	begin_step "somebody tries to cut the file to half"
+	other perl -e "truncate \"$file\", $((size / 2)) << 20 and die; die \$! unless \$!{ETXTBSY}"
+	refused_ms=$took_ms
+	note "It is refused with ETXTBSY."
+	(($(stat -c %s "$file") == size << 20)) || fail "the file is not $size MiB long"
+	begin_step "the writer is not disturbed"
+	kill -USR1 "$writer_pid"
+	expect writer count
+	step=$(wc -l <"$events")
+	kill -USR1 "$writer_pid"
+	expect writer count
+	! seen holder stop || fail "the writer was stopped"
+	step_verify
+	check_quiet
+	exclusive_verified=$verified
 	rm -f -- "$file"
 }
 
@@ -372,6 +404,9 @@ result() {
 	printf '  %s are in the file, 0 lost, 0 corrupt\n' "$verified"
 	printf '  meanwhile read in %s ms, cut in %s ms, grown in %s ms (limit: %s s)\n' \
 		"$read_ms" "$cut_ms" "$grow_ms" "$lease_break_time"
+	[[ $lease_kind != layout* ]] ||
+		printf '  exclusive: the cut refused in %s ms, %s records in the file, 0 lost\n' \
+			"$refused_ms" "$exclusive_verified"
 	printf '  without the library: pinning refused; on-demand paging broken off, %s writes\n' \
 		"$unknown"
 	printf '  of unknown fate\n'
@@ -379,7 +414,14 @@ result() {
 
 story() {
 	local ms
+	local library_verified
 	act_library "$1"
+	library_verified=$verified
+	if [[ $lease_kind == layout* ]]; then
+		act_exclusive "$1"
+		total=$((total + verified))
+		verified=$library_verified
+	fi
 	act_pinned "$1"
 	act_odp "$1"
 	results+=("$(result "$1")")

@@ -39,6 +39,7 @@ struct options {
 	const char *device;
 	enum mode mode;
 	enum daxlease_kind kind;
+	bool exclusive;
 	size_t size;
 	uint32_t budget_ms;
 };
@@ -142,7 +143,7 @@ static void register_leased(struct holder *h, int fd)
 	};
 	struct daxlease_mr_opts mr_opts = {
 		.size = sizeof(mr_opts),
-		.flags = DAXLEASE_MR_REGAIN,
+		.flags = h->opts->exclusive ? DAXLEASE_MR_EXCLUSIVE : DAXLEASE_MR_REGAIN,
 		.drain_budget_ms = h->opts->budget_ms,
 		.drain = on_drain,
 		.release = on_release,
@@ -166,8 +167,11 @@ static void register_leased(struct holder *h, int fd)
 	if (ret)
 		die("daxlease_mr_add_qp or _get_info: %s", strerror(-ret));
 	take_keys(h, daxlease_mr_get_ibv_mr(h->mr), info.registered);
-	event("registered", "daxlease_reg_mr: %zu MiB of %s, rkey 0x%08" PRIx32 ", lease kind %s",
-	      info.registered / MIB, h->opts->file, h->keys.rkey, daxlease_kind_str(info.kind));
+	event("registered",
+	      "daxlease_reg_mr: %zu MiB of %s, rkey 0x%08" PRIx32 ", %s%s, lease kind %s",
+	      info.registered / MIB, h->opts->file, h->keys.rkey,
+	      info.on_demand ? "on demand" : "pinned", h->opts->exclusive ? ", exclusive" : "",
+	      daxlease_kind_str(info.kind));
 }
 
 static void register_plain(struct holder *h)
@@ -329,7 +333,8 @@ static void usage(FILE *out)
 	      "  --size MIB         its size (64)\n"
 	      "  --socket PATH      where the writer connects (/tmp/daxlease-demo.sock)\n"
 	      "  --device NAME      RDMA device, RoCE (the first one)\n"
-	      "  --kind KIND        lease kind: auto, deleg, lease (auto)\n"
+	      "  --kind KIND        lease kind: auto, layout, layout-rfc, deleg, lease (auto)\n"
+	      "  --exclusive        nobody may change the file meanwhile (layout kinds)\n"
 	      "  --budget MS        time that the writer is given to drain (3000)\n"
 	      "  --without MODE     do without the library: 'pinned' is ibv_reg_mr(), 'odp' is\n"
 	      "                     ibv_reg_mr() with on-demand paging\n"
@@ -374,6 +379,7 @@ static void parse_options(int argc, char **argv, struct options *opts)
 		{ "socket", required_argument, NULL, 'S' },
 		{ "device", required_argument, NULL, 'd' },
 		{ "kind", required_argument, NULL, 'k' },
+		{ "exclusive", no_argument, NULL, 'x' },
 		{ "budget", required_argument, NULL, 'b' },
 		{ "without", required_argument, NULL, 'w' },
 		{ "help", no_argument, NULL, 'h' },
@@ -397,6 +403,9 @@ static void parse_options(int argc, char **argv, struct options *opts)
 			break;
 		case 'k':
 			opts->kind = parse_kind(optarg);
+			break;
+		case 'x':
+			opts->exclusive = true;
 			break;
 		case 'b':
 			opts->budget_ms = parse_ms(optarg);
