@@ -11,7 +11,9 @@
 #   cache_dir              print the cache's folder (it is made if need be)
 #   lock NAME / unlock     keep other runs out of a part of the cache
 #   run_step TEXT CMD...   run a long command silently: TEXT, signs of life,
-#                          duration; its output is shown only if it fails
+#                          duration; its output is shown only if it fails.
+#                          With $step_lines, the number of lines it will print,
+#                          the signs of life are per cent
 #   seconds_since MS       duration since $(now_ms), as "1.2 s"
 #   make_work_dir          sets $work: a private folder that goes at exit
 #   track PID / untrack PID
@@ -155,6 +157,13 @@ start_group() {
 	track $!
 }
 
+_step_percent() {
+	local percent
+	[[ -n ${step_lines-} ]] || return 0
+	percent=$(($(wc -l <"$1") * 100 / step_lines))
+	printf '%d %%, ' "$((percent < 99 ? percent : 99))"
+}
+
 run_step() {
 	local text=$1 start log pid status
 	shift
@@ -165,7 +174,7 @@ run_step() {
 	start_group "$@" >"$log" 2>&1
 	pid=$!
 	until wait_child "$pid" 10; do
-		say "  after $(seconds_since "$start"): $(tail -n 1 -- "$log" | tr -d '\r' | cut -c 1-100)"
+		say "  after $(seconds_since "$start"): $(_step_percent "$log")$(tail -n 1 -- "$log" | tr -d '\r' | cut -c 1-100)"
 	done
 	status=$child_status
 	untrack "$pid"

@@ -174,7 +174,7 @@ ulimit -l unlimited
 mount_system
 make_dax ext4 /dev/pmem0 -F &
 ext4=$!
-make_dax xfs /dev/pmem1 -f -m reflink=0 &
+make_dax xfs /dev/pmem1 -f -m reflink=1,rmapbt=1 &
 xfs=$!
 make_rdma
 wait $ext4

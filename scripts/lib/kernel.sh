@@ -18,6 +18,7 @@
 #     debs/SHA256.deb   packages, by checksum
 #     kernel-KEY/       image, modules.cpio, tree/ and SHA256SUMS; KEY is made
 #                       of the packages' checksums and of this file's
+# and, for the kernels that are built here, what kernel-build.sh says.
 # Every entry is made beside its place and renamed into it, under a lock.
 
 # Given by the caller: its private folder (make_work_dir), and whether to ask
@@ -39,12 +40,12 @@ _kernel_module_groups=(
 )
 
 kernel_resolve() {
-	# A kernel that the project builds itself becomes another word here.
 	case $1 in
 	stock) _kernel_stock ;;
+	patched | unpatched | debug) _kernel_built "$1" ;;
 	*/* | .) _kernel_given "$1" ;;
 	*)
-		[[ -e $1 ]] || die "--kernel $1: neither \"stock\" nor a file or folder"
+		[[ -e $1 ]] || die "--kernel $1: neither stock, patched, unpatched, debug nor a file or folder"
 		_kernel_given "./$1"
 		;;
 	esac
@@ -113,16 +114,18 @@ _stock_choose() {
 	mv -- "$list.$$" "$list"
 }
 
-_stock_list_good() {
-	[[ -f $list ]] &&
-		[[ $(grep -c -E '^[^ ]+ [^ ]+ [^ ]+ [0-9]+ [0-9a-f]{64}$' "$list") == 3 ]]
+# _package_list_good LIST COUNT
+_package_list_good() {
+	[[ -f $1 ]] &&
+		[[ $(grep -c -E '^[^ ]+ [^ ]+ [^ ]+ [0-9]+ [0-9a-f]{64}$' "$1") == "$2" ]]
 }
 
 _deb_good() {
 	[[ -f $cache/debs/$1.deb ]] && sha256sum --status -c <<<"$1  $cache/debs/$1.deb"
 }
 
-_stock_fetch() {
+# _kernel_fetch LIST: into debs/
+_kernel_fetch() {
 	local uri file size sha release
 	mkdir -p -- "$cache/debs"
 	while read -r release uri file size sha; do
@@ -133,7 +136,7 @@ _stock_fetch() {
 		suite_download "$uri" "$work/$file" "$size" "$sha" || return
 		mv -- "$work/$file" "$cache/debs/.$sha.$$"
 		mv -- "$cache/debs/.$sha.$$" "$cache/debs/$sha.deb"
-	done <"$list"
+	done <"$1"
 }
 
 _kernel_entry_good() {
@@ -171,22 +174,27 @@ _stock_make() {
 	rm -rf -- "$entry"
 	mv -T -- "$new" "$entry"
 	_new_entry=
-	# Entries of older kernels and of older versions of this file.
-	find "$cache" -maxdepth 1 -name 'kernel-*' -mtime +30 -exec rm -rf {} +
+	_kernel_prune
+}
+
+# Entries of older kernels, patches and scripts.
+_kernel_prune() {
+	find "$cache" -maxdepth 1 -name 'kernel-*' -type d -mtime +30 -exec rm -rf {} +
 }
 
 # Called by at_exit: what an interrupted run leaves in the cache.
 kernel_clean() {
 	[[ -z ${_new_entry-} ]] || rm -rf -- "$_new_entry"
+	[[ -z ${_build_tree-} ]] || rm -rf -- "$_build_tree"
 }
 
 _kernel_stock() {
 	local cache list entry release
 	cache=$(cache_dir)
 	list=$cache/stock-$stock_series.packages
-	if ! _stock_list_good || ((refresh)); then
+	if ! _package_list_good "$list" 3 || ((refresh)); then
 		lock kernel
-		if ! _stock_list_good || ((refresh)); then
+		if ! _package_list_good "$list" 3 || ((refresh)); then
 			_stock_choose
 		fi
 		unlock
@@ -198,10 +206,10 @@ _kernel_stock() {
 		lock kernel
 		if ! _kernel_entry_good "$entry"; then
 			[[ ! -e $entry ]] || say "the cache entry $entry is incomplete or damaged; making it anew"
-			if ! _stock_fetch; then
+			if ! _kernel_fetch "$list"; then
 				say "the archive may have moved on; asking its index"
 				_stock_choose
-				_stock_fetch || die "cannot download the kernel"
+				_kernel_fetch "$list" || die "cannot download the kernel"
 				entry=$cache/kernel-$(_stock_key)
 			fi
 			_stock_make "$entry" "$(head -n 1 "$list" | cut -d ' ' -f 1)"
