@@ -17,6 +17,7 @@
 
 struct request {
 	enum op op;
+	other_fn fn;
 	long amount;
 	char path[512];
 };
@@ -124,6 +125,8 @@ static int perform(const struct request *req, int fd, struct reply *reply)
 		return storm(req, false);
 	case OP_STOP_AND_STORM:
 		return stop_and_storm(req);
+	case OP_FUNCTION:
+		return req->fn(req->path, req->amount, fd);
 	}
 	errno = EINVAL;
 	return -1;
@@ -199,17 +202,16 @@ void other_stop(struct other *o)
 	expect_child_ok(o->pid, SOON_MS);
 }
 
-void other_begin(struct other *o, enum op op, const char *path, long amount, int fd)
+static void ask(struct other *o, struct request *req, const char *path, int fd)
 {
-	struct request req = { .op = op, .amount = amount };
-	struct iovec iov = { .iov_base = &req, .iov_len = sizeof(req) };
+	struct iovec iov = { .iov_base = req, .iov_len = sizeof(*req) };
 	union control control = { .header = { .cmsg_level = SOL_SOCKET,
 					      .cmsg_type = SCM_RIGHTS,
 					      .cmsg_len = CMSG_LEN(sizeof(int)) } };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
 
 	CHECK(!o->busy);
-	CHECK((size_t)snprintf(req.path, sizeof(req.path), "%s", path) < sizeof(req.path));
+	CHECK((size_t)snprintf(req->path, sizeof(req->path), "%s", path) < sizeof(req->path));
 	if (fd >= 0) {
 		memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
 		msg.msg_control = &control;
@@ -217,6 +219,20 @@ void other_begin(struct other *o, enum op op, const char *path, long amount, int
 	}
 	CALL(sendmsg(o->sock, &msg, 0));
 	o->busy = true;
+}
+
+void other_begin(struct other *o, enum op op, const char *path, long amount, int fd)
+{
+	struct request req = { .op = op, .amount = amount };
+
+	ask(o, &req, path, fd);
+}
+
+void other_begin_fn(struct other *o, other_fn fn, const char *path, long amount, int fd)
+{
+	struct request req = { .op = OP_FUNCTION, .fn = fn, .amount = amount };
+
+	ask(o, &req, path, fd);
 }
 
 static bool has_reply(const struct other *o, int ms)

@@ -26,6 +26,7 @@ enum op {
 	OP_STORM_OPENS,	    /* PATH0 ... up to `amount`, each opened for writing, O_NONBLOCK */
 	OP_STORM_TRUNCATES, /* the same, truncated to 0 */
 	OP_STOP_AND_STORM,  /* the holder stands still meanwhile (SIGSTOP): all at one moment */
+	OP_FUNCTION,	    /* see other_begin_fn() */
 };
 
 struct other {
@@ -41,6 +42,12 @@ void other_stop(struct other *o);
 
 /* fd: the holder's descriptor, shared with the other side, or -1. */
 void other_begin(struct other *o, enum op op, const char *path, long amount, int fd);
+/*
+ * Lets it call a function: the process is a copy of this one, so that has the same address
+ * there. fn returns -1 and errno as system calls do; got_ns is not set.
+ */
+typedef int (*other_fn)(const char *path, long amount, int fd);
+void other_begin_fn(struct other *o, other_fn fn, const char *path, long amount, int fd);
 /* Whether it is still at it. */
 bool other_waits(const struct other *o);
 /* 0, -errno, or what the op says. Fails if it takes longer than ms milliseconds. */

@@ -134,7 +134,7 @@ void device_close(struct device *dev)
 /* ------------------------------------------------------------------------- */
 /* Connections */
 
-static struct ibv_qp *make_qp(struct ibv_pd *pd, struct ibv_cq *cq)
+struct ibv_qp *qp_make(struct ibv_pd *pd, struct ibv_cq *cq)
 {
 	struct ibv_qp_init_attr init = {
 		.send_cq = cq,
@@ -158,7 +158,7 @@ static struct ibv_qp *make_qp(struct ibv_pd *pd, struct ibv_cq *cq)
 	return qp;
 }
 
-static void connect_qp(const struct device *dev, struct ibv_qp *qp, uint32_t to)
+void qp_connect(const struct device *dev, struct ibv_qp *qp, uint32_t to)
 {
 	struct ibv_qp_attr attr = {
 		.qp_state = IBV_QPS_RTR,
@@ -198,10 +198,10 @@ void link_open(struct link *link, struct device *dev, struct ibv_pd *pd)
 	link->near_cq = ibv_create_cq(dev->ctx, 8, NULL, NULL, 0);
 	link->far_cq = ibv_create_cq(dev->ctx, 8, NULL, NULL, 0);
 	CHECK(link->near_cq && link->far_cq);
-	link->near = make_qp(dev->pd, link->near_cq);
-	link->far = make_qp(pd, link->far_cq);
-	connect_qp(dev, link->near, link->far->qp_num);
-	connect_qp(dev, link->far, link->near->qp_num);
+	link->near = qp_make(dev->pd, link->near_cq);
+	link->far = qp_make(pd, link->far_cq);
+	qp_connect(dev, link->near, link->far->qp_num);
+	qp_connect(dev, link->far, link->near->qp_num);
 	CHECK(!posix_memalign((void **)&link->buf, PAGE, LINK_BUF));
 	link->mr = ibv_reg_mr(dev->pd, link->buf, LINK_BUF, IBV_ACCESS_LOCAL_WRITE);
 	CHECK(link->mr);

@@ -24,6 +24,10 @@ struct device {
 void device_open(struct device *dev, const char *name);
 void device_close(struct device *dev);
 
+/* One end of a connection whose other end may be in another process. */
+struct ibv_qp *qp_make(struct ibv_pd *pd, struct ibv_cq *cq);
+void qp_connect(const struct device *dev, struct ibv_qp *qp, uint32_t to);
+
 struct link {
 	struct ibv_pd *near_pd; /* of the peer's own buffer */
 	struct ibv_cq *near_cq, *far_cq;

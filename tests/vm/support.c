@@ -106,7 +106,10 @@ int sysctl_get(const char *name)
 	return value;
 }
 
-/* proc_locks(5): "1: DELEG  BREAKING  UNLCK 123 00:1f:4711 0 EOF". */
+/*
+ * proc_locks(5): "1: DELEG  BREAKING  UNLCK 123 00:1f:4711 0 EOF". Who waits has a line
+ * with "->" before the kind, and is none.
+ */
 static bool parse_lock(const char *line, ino_t *ret_ino, bool *ret_breaking)
 {
 	char kind[16], state[16], type[16];
