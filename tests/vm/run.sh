@@ -7,16 +7,24 @@ set -euo pipefail
 
 usage() {
 	cat <<'EOF'
-Usage: tests/vm/run.sh --bin DIR [--fs ext4|xfs|both] [--filter RE]
+Usage: tests/vm/run.sh --bin DIR [--fs ext4|xfs|both] [--suite SUITE] [--filter RE]
+       tests/vm/run.sh --bin DIR [--fs ext4|xfs|both] --storm N [--seed N]
 
 In the guest of scripts/vm, as root: run the cases of tests/vm on FS-DAX and
 soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
 "N passed, N failed" at the end.
 
-  --bin DIR     the build directory (of meson), or where vm-cases is
+  --bin DIR     the build directory (of meson), or where the programs are
+  --suite SUITE library: the cases of the library (vm-cases); layout: those of the
+                kernel's layout leases (layout-cases), which it is an error to ask
+                for if the kernel has none; default: library, and layout if the
+                kernel has them
   --fs FS       ext4, xfs or both (default)
   --filter RE   only cases whose name (ext4/table/truncate/wr/deleg) has a match
                 for this extended regular expression
+  --storm N     of the suite layout only kill/storm, with N rounds (40 otherwise);
+                500 take some 5 minutes for each filesystem
+  --seed N      where its random numbers begin; it prints what it used
 
 Exit status: 0 if all passed, 1 if one failed or none was run, 2 for anything else.
 EOF
@@ -27,11 +35,11 @@ die() {
 	exit 2
 }
 
-bin='' fs=both filter=''
+bin='' fs=both suite='' filter='' storm='' seed=''
 
 while (($#)); do
 	case $1 in
-	--bin | --fs | --filter)
+	--bin | --fs | --suite | --filter | --storm | --seed)
 		(($# > 1)) || die "$1 wants a value; see --help"
 		declare "${1#--}=$2"
 		shift 2
@@ -50,15 +58,23 @@ both) filesystems=(ext4 xfs) ;;
 *) die "--fs $fs: neither ext4, xfs nor both" ;;
 esac
 
+case $suite in
+'' | library | layout) ;;
+*) die "--suite $suite: neither library nor layout" ;;
+esac
+
+[[ -z $storm ]] || suite=layout
+
+# find_program NAME
 find_program() {
 	local program
-	for program in "$bin/tests/vm/vm-cases" "$bin/vm-cases"; do
+	for program in "$bin/tests/vm/$1" "$bin/$1"; do
 		if [[ -x $program ]]; then
 			printf '%s\n' "$program"
 			return
 		fi
 	done
-	die "no vm-cases in '$bin': build with -Dtests=true, and see --help"
+	die "no $1 in '$bin': build with -Dtests=true, and see --help"
 }
 
 # soft-RoCE places what comes for an on-demand region at the start of the page that
@@ -81,7 +97,8 @@ make_device() {
 # An ext4 whose files are in the page cache.
 make_page_cache() {
 	mountpoint -q /dax/pagecache && return
-	modprobe brd rd_nr=1 rd_size=65536 max_part=0
+	# It is there from the start if the driver is built in.
+	[[ -b /dev/ram0 ]] || modprobe brd rd_nr=1 rd_size=65536 max_part=0
 	mkfs.ext4 -q /dev/ram0
 	mkdir -p /dax/pagecache
 	mount /dev/ram0 /dax/pagecache
@@ -94,10 +111,51 @@ make_huge_pages() {
 	mount -t hugetlbfs hugetlbfs /dax/huge
 }
 
+# mkfs.xfs before 6.10 cannot make filesystems that exchange ranges of files.
+allow_exchange_range() {
+	umount /dax/xfs
+	"$1" --exchange-range on /dev/pmem1
+	mount -t xfs -o dax=always /dev/pmem1 /dax/xfs
+}
+
+# layout-cases says so by this status.
+readonly no_layout=3
+
+run_library() {
+	make_device
+	make_huge_pages
+	"$(find_program vm-cases)" --filter "$filter" "${filesystems[@]}"
+}
+
+run_layout() {
+	local program
+	program=$(find_program layout-cases)
+	[[ " ${filesystems[*]} " != *" xfs "* ]] || allow_exchange_range "$program"
+	"$program" --filter "$filter" ${storm:+--storm "$storm"} ${seed:+--seed "$seed"} \
+		"${filesystems[@]}"
+}
+
+# count SUITE: runs it, and adds to what has passed and failed. A kernel without
+# layout leases is a failure only if they were asked for.
+count() {
+	local status=0 line
+	"run_$1" | tee "$log" || status=${PIPESTATUS[0]}
+	line=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -n 1 || true)
+	if [[ $line =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]]; then
+		passed=$((passed + BASH_REMATCH[1]))
+		failed=$((failed + BASH_REMATCH[2]))
+	elif [[ $suite || $status != "$no_layout" ]]; then
+		die "$1: status $status, and no count"
+	fi
+}
+
 [[ -d /run/daxlease-vm ]] || die "this changes the system: run it in the guest of scripts/vm"
-program=$(find_program)
 enlarge_packets dummy0
-make_device
 make_page_cache
-make_huge_pages
-exec "$program" --filter "$filter" "${filesystems[@]}"
+log=$(mktemp)
+passed=0 failed=0
+for part in ${suite:-library layout}; do
+	count "$part"
+done
+printf '%d passed, %d failed\n' "$passed" "$failed"
+((failed == 0 && passed > 0))
