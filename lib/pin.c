@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "pin.h"
@@ -14,20 +15,32 @@ static int refuse(struct daxlease_mr *mr, int err, const char *why)
 	return err;
 }
 
+/* How to have it pinned, after that was refused with err; NULL: it is not known. */
+static const char *pin_cure(const struct daxlease_mr *mr, int err)
+{
+	/* The kernel pins FS-DAX as for writing, whatever access is asked for. */
+	if (err == -EFAULT && !mr->range.writable)
+		return "map it PROT_WRITE, from a descriptor opened O_RDWR";
+	if (err == -EOPNOTSUPP)
+		return "register a mapping of this very descriptor, not of another open(2) of the "
+		       "file";
+	return NULL;
+}
+
 /* pin_err: what pinning was refused with before, or 0. */
 static int explain_on_demand(struct daxlease_mr *mr, int pin_err, int err)
 {
 	struct verbs_odp odp = { 0 };
+	const char *cure = pin_cure(mr, pin_err);
+	char why[192];
 
 	if (verbs_query_odp(mr->pd->context, &odp) || odp.supported)
 		return refuse(mr, err, "on-demand paging of FS-DAX was refused");
-	if (pin_err == -EOPNOTSUPP)
-		return refuse(
-			mr, pin_err,
-			"not pinned, and the device has no on-demand paging: register a "
-			"mapping of this very descriptor, not of another open(2) of the file");
-	if (pin_err)
-		return refuse(mr, pin_err, "not pinned, and the device has no on-demand paging");
+	if (pin_err) {
+		snprintf(why, sizeof(why), "not pinned, and the device has no on-demand paging%s%s",
+			 cure ? ": " : "", cure ? cure : "");
+		return refuse(mr, pin_err, why);
+	}
 	return refuse(mr, -EOPNOTSUPP,
 		      "this lease does not allow pinning FS-DAX and the device has no on-demand "
 		      "paging: use a device that has (soft-RoCE of Linux >= 6.15, mlx5), or a "
@@ -84,6 +97,7 @@ static int check_not_pinned(struct daxlease_mr *mr, int err)
 static int attach_pinned(struct daxlease_mr *mr, size_t length, struct pin *pin)
 {
 	int pin_err = verbs_reg_mr(mr->pd, mr->addr, length, mr->access, &pin->ibv_mr);
+	const char *cure = pin_cure(mr, pin_err);
 	int err;
 
 	if (!pin_err)
@@ -98,11 +112,10 @@ static int attach_pinned(struct daxlease_mr *mr, size_t length, struct pin *pin)
 	err = attach_on_demand(mr, length, pin_err, pin);
 	if (!err)
 		log_add(&mr->ctx->log, DAXLEASE_LOG_WARNING,
-			"%p+%zu on %s: not pinned (%s), registered with on-demand paging instead%s",
+			"%p+%zu on %s: not pinned (%s), registered with on-demand paging "
+			"instead%s%s",
 			mr->addr, length, verbs_device_name(mr->pd->context), strerror(-pin_err),
-			pin_err == -EOPNOTSUPP ? ": to have it pinned, register a mapping of this "
-						 "very descriptor, not of another open(2)" :
-						 "");
+			cure ? ": to have it pinned, " : "", cure ? cure : "");
 	return err;
 }
 

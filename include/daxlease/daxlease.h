@@ -395,8 +395,9 @@ struct daxlease_mr_opts {
  *
  * FS-DAX is registered pinned where the lease kind allows it and access does not
  * have IBV_ACCESS_ON_DEMAND, else, or if that is refused, with on-demand paging
- * (IBV_ACCESS_ON_DEMAND is added), which the device must have. Memory over
- * RLIMIT_MEMLOCK is not registered on demand instead.
+ * (IBV_ACCESS_ON_DEMAND is added), which the device must have. A read-only mapping
+ * is not pinned: the kernel pins FS-DAX as for writing. Memory over RLIMIT_MEMLOCK
+ * is not registered on demand instead.
  *
  * access is IBV_ACCESS_*; pd stays the caller's and has to outlive the region. The
  * caller frees the region with daxlease_dereg_mr().

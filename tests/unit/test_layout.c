@@ -263,12 +263,21 @@ static void reg__read_only(void **state)
 {
 	const struct daxlease_mr_opts exclusive = { .size = sizeof(exclusive),
 						    .flags = DAXLEASE_MR_EXCLUSIVE };
+	const struct daxlease_mr_opts none = { .size = sizeof(none) };
 	struct fix *fx = *state;
 	struct user u = { 0 }, writes = { 0 };
 	struct file ro;
 
 	open_again(&ro, &fx->file, O_RDONLY);
-	assert_int_equal(reg(fx, &u, &ro, 0), 0);
+	/* Pinned as for writing, it is refused. */
+	fake_fail_pinned(EFAULT);
+	fake_odp(false);
+	refused(fx, &ro, &none, -EFAULT, "map it PROT_WRITE");
+	fake_odp(true);
+	assert_int_equal(user_try(fx, &u, &ro, 0, 1, &none), 0);
+	assert_true(info_of(&u).on_demand);
+	assert_true(has_line(fx, DAXLEASE_LOG_WARNING, "map it PROT_WRITE"));
+	fake_fail_pinned(0);
 	assert_int_equal(fake_layout_leases(&fx->file), 1);
 	/* One that writes, through another description, has a lease of its own. */
 	assert_int_equal(reg(fx, &writes, &fx->file, 0), 0);

@@ -87,11 +87,14 @@ static void region_init(struct region *r, struct file *f, const struct how *how)
 	pthread_cond_init(&r->came, NULL);
 }
 
+static bool only_readable(const struct file *f)
+{
+	return (CALL(fcntl(f->fd, F_GETFL)) & O_ACCMODE) == O_RDONLY;
+}
+
 static int access_of(const struct file *f)
 {
-	int flags = (int)CALL(fcntl(f->fd, F_GETFL));
-
-	if ((flags & O_ACCMODE) == O_RDONLY)
+	if (only_readable(f))
 		return IBV_ACCESS_REMOTE_READ;
 	return IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
 }
@@ -123,7 +126,10 @@ void region_make(struct region *r, struct daxlease_ctx *ctx, struct ibv_pd *pd, 
 {
 	CHECK_EQ(region_try(r, ctx, pd, f, w, how), 0);
 	CHECK_EQ(region_info(r).kind, w->kind);
-	CHECK_EQ(region_info(r).on_demand, !is_layout(w->kind));
+	/* The kernel pins FS-DAX as for writing. */
+	CHECK_EQ(region_info(r).on_demand, !is_layout(w->kind) || only_readable(f));
+	if (is_layout(w->kind) && only_readable(f))
+		CHECK(log_has("map it PROT_WRITE"));
 	CHECK_EQ(leases_in_kernel(f->ino), 1);
 }
 
@@ -245,16 +251,11 @@ void stage_close(struct stage *s)
 	stage_end(s);
 }
 
-static bool is_read_only(const struct stage *s)
-{
-	return (CALL(fcntl(s->file.fd, F_GETFL)) & O_ACCMODE) == O_RDONLY;
-}
-
 void stage_access(struct stage *s, unsigned int page, uint32_t rkey, int wanted)
 {
 	uint8_t *addr = s->region.addr + page * PAGE;
 
-	if (is_read_only(s)) {
+	if (only_readable(&s->file)) {
 		CHECK_EQ(link_read(&s->link, addr, rkey, PAGE), wanted);
 		return;
 	}
