@@ -7,7 +7,8 @@ set -euo pipefail
 
 usage() {
 	cat <<'EOF'
-Usage: tests/vm/run.sh --bin DIR [--fs ext4|xfs|both] [--suite SUITE] [--filter RE]
+Usage: tests/vm/run.sh --bin DIR [--kselftest DIR] [--fs ext4|xfs|both]
+                       [--suite SUITE] [--filter RE]
        tests/vm/run.sh --bin DIR [--fs ext4|xfs|both] --storm N [--seed N]
 
 In the guest of scripts/vm, as root: run the cases of tests/vm on FS-DAX and
@@ -15,13 +16,18 @@ soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
 "N passed, N failed" at the end.
 
   --bin DIR     the build directory (of meson), or where the programs are
+  --kselftest DIR
+                where the tests are that the kernel series brings along, see
+                scripts/lib/series.sh
   --suite SUITE library: the cases of the library (vm-cases); layout: those of the
                 kernel's layout leases (layout-cases), which it is an error to ask
-                for if the kernel has none; default: library, and layout if the
-                kernel has them
+                for if the kernel has none; kselftest: those of --kselftest;
+                default: library, layout if the kernel has them, and kselftest
+                with --kselftest
   --fs FS       ext4, xfs or both (default)
-  --filter RE   only cases whose name (ext4/table/truncate/wr/deleg) has a match
-                for this extended regular expression
+  --filter RE   only cases whose name (ext4/table/truncate/wr/deleg, or
+                ext4/layout_lease_test/pin of kselftest) has a match for this
+                extended regular expression
   --storm N     of the suite layout only kill/storm, with N rounds (40 otherwise);
                 500 take some 5 minutes for each filesystem
   --seed N      where its random numbers begin; it prints what it used
@@ -35,11 +41,11 @@ die() {
 	exit 2
 }
 
-bin='' fs=both suite='' filter='' storm='' seed=''
+bin='' kselftest='' fs=both suite='' filter='' storm='' seed=''
 
 while (($#)); do
 	case $1 in
-	--bin | --fs | --suite | --filter | --storm | --seed)
+	--bin | --kselftest | --fs | --suite | --filter | --storm | --seed)
 		(($# > 1)) || die "$1 wants a value; see --help"
 		declare "${1#--}=$2"
 		shift 2
@@ -60,7 +66,8 @@ esac
 
 case $suite in
 '' | library | layout) ;;
-*) die "--suite $suite: neither library nor layout" ;;
+kselftest) [[ $kselftest ]] || die "--suite kselftest: where are they? See --kselftest" ;;
+*) die "--suite $suite: neither library, layout nor kselftest" ;;
 esac
 
 [[ -z $storm ]] || suite=layout
@@ -135,6 +142,61 @@ run_layout() {
 		"${filesystems[@]}"
 }
 
+# The tests that are left out on purpose. A skip of any other is a failure, as if
+# the kernel could not do it.
+readonly expected_skips=(
+	# ext4 has no reflinks.
+	layout_lease.ext4.reflink
+	layout_lease.ext4.pin_of_shared_extents
+)
+
+# kselftest_names PROGRAM: the tests to run, one a line, as the program calls them.
+kselftest_names() {
+	local test one
+	while read -r test; do
+		for one in "${filesystems[@]}"; do
+			[[ ! $one/$1/$test =~ $filter ]] || printf 'layout_lease.%s.%s\n' "$one" "$test"
+		done
+	done < <("$kselftest/$1" -l 2>&1 | awk 'NF && !/^(#|--|global)/ { print $NF }')
+}
+
+# The lines of TAP as they come, and at the end how many passed and failed. What was
+# planned and has no result, for the program died, has failed.
+kselftest_count() {
+	awk -v expected="${expected_skips[*]}" '
+		BEGIN { split(expected, names); for (i in names) skips[names[i]] = 1 }
+		{ print; fflush() }
+		/^1\.\.[0-9]+/ { planned += substr($1, 4) }
+		/^not ok / { failed++ }
+		/^ok / && !/ # SKIP/ { passed++ }
+		/^ok / && / # SKIP/ {
+			if ($3 in skips) {
+				skipped++
+			} else {
+				failed++
+				print "not ok: " $3 " must not be skipped"
+			}
+		}
+		END {
+			missing = planned - passed - failed - skipped
+			if (missing)
+				print "not ok: " missing " without a result"
+			printf "%d passed, %d failed\n", passed, failed + missing
+		}'
+}
+
+run_kselftest() {
+	local program dirs tests
+	dirs=$(printf ':/dax/%s' "${filesystems[@]}")
+	for program in "$kselftest"/*_test; do
+		[[ -x $program ]] || die "no tests in '$kselftest'; see --help"
+		mapfile -t tests < <(kselftest_names "${program##*/}")
+		((${#tests[@]})) || continue
+		LAYOUT_LEASE_DIR=${dirs#:} "$program" "${tests[@]/#/-r}" 2>&1 ||
+			printf '%s: status %d\n' "${program##*/}" "$?"
+	done | kselftest_count
+}
+
 # count SUITE: runs it, and adds to what has passed and failed. A kernel without
 # layout leases is a failure only if they were asked for.
 count() {
@@ -154,7 +216,7 @@ enlarge_packets dummy0
 make_page_cache
 log=$(mktemp)
 passed=0 failed=0
-for part in ${suite:-library layout}; do
+for part in ${suite:-library layout ${kselftest:+kselftest}}; do
 	count "$part"
 done
 printf '%d passed, %d failed\n' "$passed" "$failed"

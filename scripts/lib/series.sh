@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+# shellcheck shell=bash
+# What common.sh and kernel-build.sh set.
+# shellcheck disable=SC2154
+#
+# What scripts/test does with the patches of kernel/series, besides building the
+# kernel. To be sourced after kernel-build.sh.
+#
+#   series_is_complete     kernel/series names all of kernel/patches
+#   series_repository REPOSITORY TREE
+#                          a repository of the files that the series touches
+#   series_git REPOSITORY ARG...
+#   series_checkpatch TREE PATCH
+#   kselftest_build DIR    the tests that the series brings along
+
+# The files of kernel/patches and the lines of kernel/series are the same.
+series_is_complete() {
+	local file named=()
+	for file in "$kernel_dir"/patches/*; do
+		[[ -e $file ]] || continue
+		[[ " ${series_patches[*]} " == *" $file "* ]] || named+=("${file##*/}")
+	done
+	((${#named[@]} == 0)) && return
+	say "kernel/series does not name ${named[*]}"
+	return 1
+}
+
+# Which files the patches touch.
+series_files() {
+	((${#series_patches[@]})) || return 0
+	sed -n -E 's/^(---|\+\+\+) [ab]\/([^\t]*).*/\2/p; s/^rename (from|to) //p' \
+		"${series_patches[@]}" | sort -u
+}
+
+series_git() {
+	env -u GIT_DIR -u GIT_INDEX_FILE -u GIT_WORK_TREE GIT_CONFIG_GLOBAL=/dev/null \
+		git -C "$1" -c user.name=daxlease -c user.email=daxlease@localhost -c gc.auto=0 "${@:2}"
+}
+
+# A repository of only the files that matter; unpacking all would take longer.
+series_repository() {
+	local repository=$1 tree=$2 files
+	mapfile -t files < <(series_files)
+	mkdir -p -- "$repository" "$tree"/{Documentation,arch,include,drivers,fs,init,ipc,kernel,lib}
+	# tar is not content when a file is not there that a patch is to make.
+	source_unpack "$tree" "${files[@]}" COPYING CREDITS Kbuild MAINTAINERS Makefile README \
+		scripts/checkpatch.pl scripts/const_structs.checkpatch scripts/spelling.txt || true
+	[[ -x $tree/scripts/checkpatch.pl && -f $tree/README ]] || return
+	cp -a -- "$tree/." "$repository/" &&
+		series_git "$repository" init -q &&
+		series_git "$repository" add -A -f &&
+		series_git "$repository" commit -q -m source
+}
+
+# Not in a repository: checkpatch would look for commits that it does not have.
+series_checkpatch() {
+	(cd -- "$1" && perl scripts/checkpatch.pl --strict --no-summary --show-types "$2")
+}
+
+# kselftest_build DIR: builds the programs of the series' own tests there. Without a
+# kernel tree: they need only two headers of it, and define themselves what the
+# installed ones of the kernel do not know yet.
+kselftest_build() {
+	local dir=$1 tree all=tools/testing/selftests mine patch source
+	mine=$all/filesystems/layout_lease
+	make_work_dir
+	tree=$(mktemp -d "$work/kselftest.XXXXXX")
+	rm -rf -- "$dir"
+	mkdir -p -- "$dir"
+	series_read
+	source_unpack "$tree" "$all/kselftest.h" "$all/kselftest_harness.h" &&
+		series_git "$tree" init -q || return
+	for patch in ${series_patches[@]+"${series_patches[@]}"}; do
+		series_git "$tree" apply --include="$mine/*" -- "$patch" || return
+	done
+	for source in "$tree/$mine"/*_test.c; do
+		gcc -O2 -Wall -Werror -D_GNU_SOURCE= -I "$tree/$all" -o "$dir/$(basename -- "$source" .c)" \
+			"$source" || return
+	done
+}
