@@ -37,12 +37,13 @@ build_excludes=(
 	'*/arch/*/boot/dts/*'
 )
 
-# _kernel_built patched|unpatched|debug
+# _kernel_built patched|unpatched|debug|mutants
 _kernel_built() {
 	local cache list entry
 	local -a build_configs=(test) series_patches=()
 	[[ $1 != debug ]] || build_configs+=(debug)
 	[[ $1 == unpatched ]] || series_read
+	[[ $1 != mutants ]] || series_patches+=("$kernel_dir/mutants.patch")
 	need_packages --for "to build a kernel" gcc libc6-dev make flex bison bc libelf-dev patch \
 		xz-utils ccache
 	_source_list

@@ -42,10 +42,10 @@ _kernel_module_groups=(
 kernel_resolve() {
 	case $1 in
 	stock) _kernel_stock ;;
-	patched | unpatched | debug) _kernel_built "$1" ;;
+	patched | unpatched | debug | mutants) _kernel_built "$1" ;;
 	*/* | .) _kernel_given "$1" ;;
 	*)
-		[[ -e $1 ]] || die "--kernel $1: neither stock, patched, unpatched, debug nor a file or folder"
+		[[ -e $1 ]] || die "--kernel $1: neither stock, patched, unpatched, debug, mutants nor a file or folder"
 		_kernel_given "./$1"
 		;;
 	esac

@@ -12,6 +12,7 @@
 #   series_git REPOSITORY ARG...
 #   series_checkpatch TREE PATCH
 #   kselftest_build DIR    the tests that the series brings along
+#   mutants_are_listed     kernel/mutants.list names all of kernel/mutants.patch
 
 # The files of kernel/patches and the lines of kernel/series are the same.
 series_is_complete() {
@@ -77,4 +78,14 @@ kselftest_build() {
 		gcc -O2 -Wall -Werror -D_GNU_SOURCE= -I "$tree/$all" -o "$dir/$(basename -- "$source" .c)" \
 			"$source" || return
 	done
+}
+
+# Both lists are of names; each has to be in the other.
+mutants_are_listed() {
+	local differs
+	differs=$(diff <(grep -oP '^\+.*?\Kmutant\("\K[^"]+' "$kernel_dir/mutants.patch" | sort -u) \
+		<(sed -n 's/^\([a-z][^ ]*\) .*/\1/p' "$kernel_dir/mutants.list" | sort)) && return
+	say "kernel/mutants.patch (<) and kernel/mutants.list (>) differ:"
+	printf '%s\n' "$differs" >&2
+	return 1
 }
