@@ -44,8 +44,7 @@ _kernel_built() {
 	[[ $1 != debug ]] || build_configs+=(debug)
 	[[ $1 == unpatched ]] || series_read
 	[[ $1 != mutants ]] || series_patches+=("$kernel_dir/mutants.patch")
-	need_packages --for "to build a kernel" gcc libc6-dev make flex bison bc libelf-dev patch \
-		xz-utils ccache
+	_build_packages
 	_source_list
 	entry=$cache/kernel-$(_build_key)
 	if ! _kernel_entry_good "$entry"; then
@@ -152,6 +151,11 @@ _source_extract() {
 
 # --- building --------------------------------------------------------------------
 
+_build_packages() {
+	need_packages --for "to build a kernel" gcc libc6-dev make flex bison bc libelf-dev patch \
+		xz-utils ccache
+}
+
 # By content, in order: a patch under another name is still the same kernel.
 _build_key() {
 	{
@@ -168,12 +172,17 @@ _build_clear_away() {
 	rm -rf -- "$cache"/.build.*
 }
 
-_build_make() {
-	local entry=$1 free what
-	what="Linux $stock_series (${#series_patches[@]} patches, $(_build_flavour))"
+_build_room() {
+	local free
 	free=$(($(df --output=avail -k -- "$cache" | tail -n 1) / 1024))
 	((free >= build_megabytes)) || die "to build a kernel, $cache needs $build_megabytes MB of" \
 		"free space, and has $free (DAXLEASE_CACHE names another place)"
+}
+
+_build_make() {
+	local entry=$1 what
+	what="Linux $stock_series (${#series_patches[@]} patches, $(_build_flavour))"
+	_build_room
 	[[ ! -e $entry ]] || say "the cache entry $entry is incomplete or damaged; making it anew"
 	say "building $what; this takes some minutes, once"
 	_build_tree=$(mktemp -d "$cache/.build.XXXXXX")
@@ -194,13 +203,16 @@ _build_flavour() {
 }
 
 # Not "git apply": inside of another repository that ignores what lies outside.
+_build_apply() {
+	patch -d "$_build_tree" -p1 --batch --forward --fuzz=0 --no-backup-if-mismatch <"$1"
+}
+
 _build_patch() {
 	local file
 	((${#series_patches[@]})) || return 0
 	say "applying ${#series_patches[@]} patches"
 	for file in "${series_patches[@]}"; do
-		patch -d "$_build_tree" -p1 --batch --forward --fuzz=0 --no-backup-if-mismatch \
-			<"$file" >"$work/patch.log" 2>&1 && continue
+		_build_apply "$file" >"$work/patch.log" 2>&1 && continue
 		cat -- "$work/patch.log" >&2
 		die "the patch ${file##*/} does not apply to $(_source_name)"
 	done
@@ -218,7 +230,7 @@ _build_run() {
 _build_makes() {
 	local suffix=-unpatched
 	((${#series_patches[@]} == 0)) || suffix=-daxlease
-	[[ ${#build_configs[@]} == 1 ]] || suffix+=-debug
+	[[ " ${build_configs[*]} " != *" debug "* ]] || suffix+=-debug
 	_build_run make ARCH=x86_64 CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION="$suffix" "$@"
 }
 

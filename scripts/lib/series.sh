@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 # shellcheck shell=bash
-# What common.sh and kernel-build.sh set.
-# shellcheck disable=SC2154
+# What common.sh and kernel-build.sh set or use.
+# shellcheck disable=SC2034,SC2154
 #
 # What scripts/test does with the patches of kernel/series, besides building the
 # kernel. To be sourced after kernel-build.sh.
@@ -13,6 +13,16 @@
 #   series_checkpatch TREE PATCH
 #   kselftest_build DIR    the tests that the series brings along
 #   mutants_are_listed     kernel/mutants.list names all of kernel/mutants.patch
+#
+# And to build it patch by patch, in one tree:
+#
+#   series_tree_make       the source in $_build_tree, which goes at exit
+#   series_tree_apply PATCH
+#   series_tree_configure CONFIG...
+#                          with these kernel/config-*
+#   series_tree_compile LOG TARGET...
+#                          what the compiler has to say goes to LOG
+#   series_warnings LOG    the warnings in it, without line numbers, sorted
 
 # The files of kernel/patches and the lines of kernel/series are the same.
 series_is_complete() {
@@ -88,4 +98,39 @@ mutants_are_listed() {
 	say "kernel/mutants.patch (<) and kernel/mutants.list (>) differ:"
 	printf '%s\n' "$differs" >&2
 	return 1
+}
+
+# --- patch by patch --------------------------------------------------------------
+
+# Not under the lock of the kernels that are kept: this takes an hour. Trees that a run
+# left behind go with the next one, if nobody has touched them for long.
+series_tree_make() {
+	find "$cache" -maxdepth 1 -name '.series.*' -mmin +600 -exec rm -rf {} +
+	_build_room
+	_build_tree=$(mktemp -d "$cache/.series.XXXXXX")
+	run_step "unpacking the source" source_unpack "$_build_tree"
+}
+
+series_tree_apply() {
+	touch -- "$_build_tree"
+	_build_apply "$1"
+}
+
+series_tree_configure() {
+	local build_configs=("$@")
+	run_step "configuring (${*/#/config-})" _build_configure && _build_verify_config
+}
+
+series_tree_compile() {
+	local log=$1
+	shift
+	_build_makes -j "$(($(nproc) + 1))" "$@" 2>"$log" && return
+	cat -- "$log"
+	return 1
+}
+
+# Where a warning is differs from patch to patch; that it is there does not.
+series_warnings() {
+	grep -E 'warning:|WARNING:|warning ' "$1" | sed -E 's/:[0-9]+(:[0-9]+)?:/:/; s/\+0x[0-9a-f]+//g' |
+		LC_ALL=C sort -u || true
 }
