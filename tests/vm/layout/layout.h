@@ -87,6 +87,7 @@ void add_exit_cases(void);
 void add_query_cases(void);
 void add_refusal_cases(void);
 void add_neighbour_cases(void);
+void add_perftest_cases(void);
 void add_kill_cases(void);
 
 /* How often kill/storm kills, and where its random numbers begin. */

@@ -79,6 +79,7 @@ static void add_all(const struct arguments *args)
 		add_quiet_cases();
 		add_matrix_cases();
 		add_neighbour_cases();
+		add_perftest_cases();
 	}
 	add_kill_cases();
 }
