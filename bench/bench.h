@@ -47,6 +47,8 @@ void report_begin(bool json, bool strict);
 /* Returns the exit status. */
 int report_end(void);
 void report_part(const char *part, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Instead of "ours" and "bare", up to the end of the part. */
+void report_columns(const char *left, const char *right);
 void report_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Medians of both and their ratio; target 0: none; ours or bare may be NULL. */
 void report_pair(const char *name, const char *unit, const struct samples *ours,
@@ -93,11 +95,58 @@ struct ibv_mr *reg_by_hand(const struct env *env, const struct region *r);
 void dereg_by_hand(struct ibv_mr *mr);
 
 /* ------------------------------------------------------------------------- */
+/* link.c: a connection of the device to itself */
+
+#define PORT 1
+#define PAGE 4096u
+
+/* The device's port. */
+struct port {
+	uint16_t lid;
+	int gid_index; /* -1: not Ethernet */
+	union ibv_gid gid;
+};
+
+struct link {
+	struct ibv_cq *cq;
+	struct ibv_qp *near, *far;
+	struct ibv_mr *mr; /* of the page that is sent */
+	void *buf;
+};
+
+/* NULL, or why pages cannot be written through it. */
+const char *port_find(const struct env *env, struct port *ret_port);
+void link_open(const struct env *env, const struct port *port, struct link *l);
+void link_close(struct link *l);
+/* Comes back when it is acknowledged. */
+void link_write_page(struct link *l, void *addr, uint32_t rkey);
+
+/* ------------------------------------------------------------------------- */
+/* perftest.c: programs of others */
+
+struct perftest {
+	const char *program;
+	unsigned int iterations;
+};
+
+#define PERFTEST_FIGURES 6
+
+bool perftest_is_there(const struct perftest *p);
+/*
+ * The server's memory is the file, mapped by itself: pinned, under a lease that
+ * tests/launcher takes for it, or on demand. Gets the columns of the client's table after
+ * the size and the iterations.
+ */
+bool perftest_run(const struct env *env, const struct port *port, const struct perftest *p, int fd,
+		  bool pinned, double *ret_figures);
+
+/* ------------------------------------------------------------------------- */
 /* The parts */
 
 void bench_register(const struct env *env); /* a */
 void bench_break(const struct env *env);    /* b */
 void bench_leases(const struct env *env);   /* c */
+void bench_pinned(const struct env *env);   /* d */
 void bench_resources(const struct env *env);
 
 #endif

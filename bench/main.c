@@ -20,6 +20,7 @@ static const struct part {
 	{ "a", bench_register },
 	{ "b", bench_break },
 	{ "c", bench_leases },
+	{ "d", bench_pinned },
 	{ "resources", bench_resources },
 };
 
@@ -34,7 +35,8 @@ static void usage(FILE *to)
 		"\n"
 		"  --quick        fewer rounds\n"
 		"  --json         print JSON\n"
-		"  --only PART    a (registering), b (breaks), c (many leases) or resources\n"
+		"  --only PART    a (registering), b (breaks), c (many leases), d (pinned or\n"
+		"                 on demand) or resources\n"
 		"  --kind KIND    lease kind: auto (default), deleg, lease\n"
 		"  --device NAME  RDMA device; default: the first with on-demand paging\n"
 		"  --strict       exit status 1 if a target is missed\n"
@@ -68,7 +70,7 @@ static const struct part *find_part(const char *name)
 		if (!strcmp(parts[i].name, name))
 			return &parts[i];
 	}
-	die(0, "--only %s: no such part (a, b, c, resources)", name);
+	die(0, "--only %s: no such part (a, b, c, d, resources)", name);
 }
 
 static void check_dir(const char *dir)

@@ -7,6 +7,7 @@
 
 static bool json, strict;
 static const char *part = "";
+static const char *left = "ours", *right = "bare";
 static unsigned int items, missed;
 
 /* ------------------------------------------------------------------------- */
@@ -108,10 +109,17 @@ void report_part(const char *name, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	part = name;
+	report_columns("ours", "bare");
 	if (json)
 		return;
 	printf("\n(%s) %s\n", name, text);
 	fflush(stdout);
+}
+
+void report_columns(const char *new_left, const char *new_right)
+{
+	left = new_left;
+	right = new_right;
 }
 
 void report_note(const char *fmt, ...)
@@ -163,8 +171,7 @@ static void text_header(void)
 	if (last == part)
 		return;
 	last = part;
-	printf("    %-44s %4s %9s %9s %9s %9s %7s\n", "", "", "ours", "95 %", "bare", "95 %",
-	       "ratio");
+	printf("    %-44s %4s %9s %9s %9s %9s %7s\n", "", "", left, "95 %", right, "95 %", "ratio");
 }
 
 void report_pair(const char *name, const char *unit, const struct samples *ours,
@@ -178,8 +185,8 @@ void report_pair(const char *name, const char *unit, const struct samples *ours,
 		json_begin("pair");
 		json_string("name", name);
 		json_string("unit", unit);
-		json_samples("ours", ours);
-		json_samples("bare", bare);
+		json_samples(left, ours);
+		json_samples(right, bare);
 		if (ratio > 0)
 			json_number("ratio", ratio);
 		if (target > 0) {
