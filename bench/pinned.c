@@ -243,7 +243,8 @@ static const char *why_not(const struct env *env)
 	if (!err)
 		return NULL;
 	if (err == -EINVAL)
-		return "this kernel has no layout leases (F_SETLAYOUT), so nothing is pinned";
+		return "this kernel has no layout leases (F_SETLAYOUT), or fs.leases-enable is 0, "
+		       "so nothing is pinned";
 	snprintf(why, sizeof(why), "F_SETLAYOUT: %s", strerror(-err));
 	return why;
 }

@@ -118,7 +118,7 @@ series_tree_apply() {
 
 series_tree_configure() {
 	local build_configs=("$@")
-	run_step "configuring (${*/#/config-})" _build_configure && _build_verify_config
+	run_step "configuring (${*/#/config-})" _build_configure && (_build_verify_config)
 }
 
 series_tree_compile() {

@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #ifndef F_SETLAYOUT
 #define F_SETLAYOUT (1024 + 18)
@@ -70,10 +71,13 @@ static int is_for_us(int prot, int flags, int fd)
 static void lease(int fd)
 {
 	struct layout_lease l = { .l_type = F_RDLCK };
-	int dup = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 
-	if (dup < 0 || fcntl(dup, F_SETLAYOUT, &l))
-		say("F_SETLAYOUT");
+	if (copy >= 0 && !fcntl(copy, F_SETLAYOUT, &l))
+		return;
+	say("F_SETLAYOUT");
+	if (copy >= 0)
+		close(copy);
 }
 
 /* On x86_64 they are one call with two names. */

@@ -108,7 +108,9 @@ done
 
 set_mutant ''
 run "$all"
-((bad == 0 && ran)) && why= || why="$bad of $ran cases failed"
+why=
+((ran)) || why="they could not be run"
+((bad == 0)) || why="$bad of $ran cases failed"
 result "nothing is broken, $ran cases" "$why"
 for name in "${wanted[@]}"; do
 	text="the promise is broken that: ${texts[$name]}"

@@ -70,7 +70,10 @@ kselftest) [[ $kselftest ]] || die "--suite kselftest: where are they? See --kse
 *) die "--suite $suite: neither library, layout nor kselftest" ;;
 esac
 
-[[ -z $storm ]] || suite=layout
+if [[ $storm ]]; then
+	[[ -z $suite || $suite == layout ]] || die "--storm and --suite $suite exclude each other"
+	suite=layout
+fi
 
 # find_program NAME
 find_program() {
@@ -196,6 +199,7 @@ run_kselftest() {
 	for program in "$kselftest"/*_test; do
 		[[ -x $program ]] || die "no tests in '$kselftest'; see --help"
 		mapfile -t tests < <(kselftest_names "${program##*/}")
+		((${#tests[@]})) || [[ $filter ]] || die "${program##*/} lists no tests"
 		((${#tests[@]})) || continue
 		LAYOUT_LEASE_DIR=${dirs#:} "$program" "${tests[@]/#/-r}" 2>&1 ||
 			printf '%s: status %d\n' "${program##*/}" "$?"
@@ -211,6 +215,7 @@ count() {
 	if [[ $line =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]]; then
 		passed=$((passed + BASH_REMATCH[1]))
 		failed=$((failed + BASH_REMATCH[2]))
+		((status <= 1)) || die "$1: status $status"
 	elif [[ $suite || $status != "$no_layout" ]]; then
 		die "$1: status $status, and no count"
 	fi

@@ -102,11 +102,13 @@ static bool is_listening(void)
 static void both_start(struct bw *server, struct bw *client, const char *file, enum launch launch)
 {
 	uint64_t end = now_ns() + SOON_MS * MSEC;
+	siginfo_t info = { 0 };
 
 	bw_start(server, file, launch);
 	while (!is_listening()) {
 		CHECK(now_ns() < end);
-		if (waitpid(server->pid, NULL, WNOHANG | WNOWAIT) > 0)
+		if (!waitid(P_PID, (id_t)server->pid, &info, WEXITED | WNOHANG | WNOWAIT) &&
+		    info.si_pid)
 			fail_at(__FILE__, __LINE__, "no server: %s", bw_text(server));
 		sleep_ms(20);
 	}

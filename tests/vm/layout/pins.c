@@ -262,23 +262,14 @@ static void *map_private(const struct stand *s)
 	return map;
 }
 
-/*
- * What is pinned of a private mapping is refused, counted as any other pin, or no page of
- * the file but a copy: then it is in nobody's way, and the file may go while it is there.
- */
+/* What would be pinned of a private mapping is a copy, not the file: refused, lease or not. */
 static void check_private(struct stand *s, int err)
 {
-	if (err) {
-		CHECK_EQ(err, -EOPNOTSUPP);
-		CHECK_EQ(pins_of(s->file.fd), 0);
-	} else if (pins_of(s->file.fd)) {
-		CHECK_EQ(layout_give(s->file.fd), -EBUSY);
-		pin_drop(&s->pin);
-	}
+	CHECK_EQ(err, -EOPNOTSUPP);
+	CHECK_EQ(pins_of(s->file.fd), 0);
 	CHECK_EQ(layout_give(s->file.fd), 0);
 	CHECK_EQ(other_do(&s->other, OP_TRUNCATE, s->file.path, 0, -1), 0);
 	CHECK_BETWEEN(other_took_ms(&s->other), 0, AT_ONCE_MS);
-	pin_drop(&s->pin);
 }
 
 static void private_mapping(const struct world *w, const void *kind)
