@@ -68,7 +68,7 @@ static void add_all(void)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: vm-cases [--filter RE] FS...\n"
+	fprintf(stderr, "usage: vm-cases [--filter [!]RE] FS...\n"
 			"FS: ext4 or xfs, mounted with dax=always on /dax/FS\n");
 	return 2;
 }

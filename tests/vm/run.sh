@@ -27,7 +27,7 @@ soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
   --fs FS       ext4, xfs or both (default)
   --filter RE   only cases whose name (ext4/table/truncate/wr/deleg, or
                 ext4/layout_lease_test/pin of kselftest) has a match for this
-                extended regular expression
+                extended regular expression; with !RE only those that have none
   --storm N     of the suite layout only kill/storm, with N rounds (40 otherwise);
                 500 take some 5 minutes for each filesystem
   --seed N      where its random numbers begin; it prints what it used
@@ -160,10 +160,16 @@ readonly expected_skips=(
 
 # kselftest_names PROGRAM: the tests to run, one a line, as the program calls them.
 kselftest_names() {
-	local test one
+	local test one negated=0
+	[[ $filter != !* ]] || negated=1
 	while read -r test; do
 		for one in "${filesystems[@]}"; do
-			[[ ! $one/$1/$test =~ $filter ]] || printf 'layout_lease.%s.%s\n' "$one" "$test"
+			if [[ $one/$1/$test =~ ${filter#!} ]]; then
+				((negated)) && continue
+			elif ((!negated)); then
+				continue
+			fi
+			printf 'layout_lease.%s.%s\n' "$one" "$test"
 		done
 	done < <("$kselftest/$1" -l 2>&1 | awk 'NF && !/^(#|--|global)/ { print $NF }')
 }

@@ -32,6 +32,7 @@ static struct vm_case cases[MAX_CASES];
 static unsigned int ncases;
 static unsigned int passed, failed;
 static regex_t filter;
+static bool filter_negated;
 
 void runner_add(const char *fs, const char *name, case_fn fn, const void *arg,
 		enum daxlease_kind kind, unsigned int seconds)
@@ -159,7 +160,7 @@ static bool is_wanted(const struct vm_case *c, const struct world *w)
 	CHECK(snprintf(name, sizeof(name), "%s/%s", w->fs, c->name) < (int)sizeof(name));
 	if (c->fs && strcmp(c->fs, w->fs) != 0)
 		return false;
-	return regexec(&filter, name, 0, NULL, 0) == 0;
+	return (regexec(&filter, name, 0, NULL, 0) == 0) != filter_negated;
 }
 
 static void run_world(const char *fs)
@@ -182,7 +183,8 @@ static void run_world(const char *fs)
 
 int runner_run(const char *re, char **filesystems)
 {
-	if (regcomp(&filter, re, REG_EXTENDED | REG_NOSUB))
+	filter_negated = *re == '!';
+	if (regcomp(&filter, re + filter_negated, REG_EXTENDED | REG_NOSUB))
 		return -EINVAL;
 	/* Whatever a case leaves behind becomes a child of this process, and is ended. */
 	prctl(PR_SET_CHILD_SUBREAPER, 1);

@@ -21,7 +21,7 @@ struct arguments {
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: layout-cases [--filter RE] [--storm N] [--seed N] FS...\n"
+	fprintf(stderr, "usage: layout-cases [--filter [!]RE] [--storm N] [--seed N] FS...\n"
 			"       layout-cases --exchange-range on|off DEVICE\n"
 			"FS: ext4 or xfs, mounted with dax=always on /dax/FS; see layout.sh\n"
 			"--storm N: just kill/storm, with N rounds\n"
