@@ -83,6 +83,7 @@ const char *snapshot_differs(const struct snapshot *a, const struct snapshot *b)
 void add_matrix_cases(void);
 void add_quiet_cases(void);
 void add_pin_cases(void);
+void add_example_cases(void);
 void add_exit_cases(void);
 void add_query_cases(void);
 void add_refusal_cases(void);

@@ -23,7 +23,7 @@ static int usage(void)
 {
 	fprintf(stderr, "usage: layout-cases [--filter [!]RE] [--storm N] [--seed N] FS...\n"
 			"       layout-cases --exchange-range on|off DEVICE\n"
-			"FS: ext4 or xfs, mounted with dax=always on /dax/FS; see layout.sh\n"
+			"FS: ext4 or xfs, mounted with dax=always on /dax/FS; see run.sh\n"
 			"--storm N: just kill/storm, with N rounds\n"
 			"Exit status: 0, 1 if a case failed, 3 if the kernel has no F_SETLAYOUT\n");
 	return 2;
@@ -75,6 +75,7 @@ static void add_all(const struct arguments *args)
 		add_query_cases();
 		add_refusal_cases();
 		add_pin_cases();
+		add_example_cases();
 		add_exit_cases();
 		add_quiet_cases();
 		add_matrix_cases();

@@ -134,28 +134,6 @@ static bool has_data(const struct file *f)
 	return c != EOF;
 }
 
-/* The most that fdinfo says of a descriptor of the process. */
-static unsigned int pins_of_process(pid_t pid)
-{
-	unsigned int most = 0;
-
-	for (int fd = 0; fd < 64; fd++) {
-		unsigned int pins;
-		char line[256];
-		FILE *f;
-
-		snprintf(line, sizeof(line), "/proc/%d/fdinfo/%d", (int)pid, fd);
-		f = fopen(line, "re");
-		while (f && fgets(line, sizeof(line), f)) {
-			if (sscanf(line, "layout-pins: %u", &pins) == 1 && pins > most)
-				most = pins;
-		}
-		if (f)
-			fclose(f);
-	}
-	return most;
-}
-
 /* Until something is pinned and the client writes there. */
 static void wait_pinned(const struct bw *server, const struct file *f)
 {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #include <errno.h>
 #include <linux/io_uring.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -114,4 +115,25 @@ void pin_drop(struct pin *pin)
 		CHECK_EQ(ibv_dereg_mr(pin->mr), 0);
 	else
 		CHECK_EQ(ring_register(pin->by->ring, IORING_UNREGISTER_BUFFERS, NULL, 0), 0);
+}
+
+unsigned int pins_of_process(pid_t pid)
+{
+	unsigned int most = 0;
+
+	for (int fd = 0; fd < 64; fd++) {
+		unsigned int pins;
+		char line[256];
+		FILE *f;
+
+		snprintf(line, sizeof(line), "/proc/%d/fdinfo/%d", (int)pid, fd);
+		f = fopen(line, "re");
+		while (f && fgets(line, sizeof(line), f)) {
+			if (sscanf(line, "layout-pins: %u", &pins) == 1 && pins > most)
+				most = pins;
+		}
+		if (f)
+			fclose(f);
+	}
+	return most;
 }

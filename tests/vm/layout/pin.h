@@ -36,4 +36,7 @@ int pin_try(struct pin *pin, struct pinner *by, void *addr, size_t length);
 int pin_try_read_only(struct pin *pin, struct pinner *by, void *addr, size_t length);
 void pin_drop(struct pin *pin);
 
+/* The most that fdinfo says of a descriptor of the process. */
+unsigned int pins_of_process(pid_t pid);
+
 #endif
