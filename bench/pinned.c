@@ -10,19 +10,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../tests/launcher/fcntl_layout.h"
 #include "bench.h"
-
-/* <linux/fcntl.h> of kernels with layout leases. */
-#ifndef F_SETLAYOUT
-#define F_SETLAYOUT (1024 + 18)
-struct layout_lease {
-	uint32_t l_flags;
-	uint16_t l_type;
-	uint16_t pad;
-	uint32_t l_break_ms;
-	uint32_t l_pins;
-};
-#endif
 
 #define LENGTH ((size_t)256 << 20)
 #define GIB ((double)(1 << 30))

@@ -26,16 +26,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#ifndef F_SETLAYOUT
-#define F_SETLAYOUT (1024 + 18)
-struct layout_lease {
-	uint32_t l_flags;
-	uint16_t l_type;
-	uint16_t pad;
-	uint32_t l_break_ms;
-	uint32_t l_pins;
-};
-#endif
+#include "fcntl_layout.h"
 
 struct ibv_mr;
 struct ibv_pd;

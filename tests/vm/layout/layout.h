@@ -10,22 +10,8 @@
 #include <linux/fiemap.h>
 #include <signal.h>
 
+#include "../../launcher/fcntl_layout.h"
 #include "../file.h"
-
-#ifndef F_SETLAYOUT
-#define F_GETLAYOUT (1024 + 17)
-#define F_SETLAYOUT (1024 + 18)
-#define LAYOUT_UNBREAKABLE 1u
-#define LAYOUT_BREAKING 2u
-#define LAYOUT_NO_DEADLINE UINT32_MAX
-struct layout_lease {
-	uint32_t l_flags;
-	uint16_t l_type;
-	uint16_t pad;
-	uint32_t l_break_ms;
-	uint32_t l_pins;
-};
-#endif
 
 /* The spelling of 2019: types of F_SETLEASE. */
 #define OLD_LAYOUT 16
