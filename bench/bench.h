@@ -22,13 +22,15 @@ struct env {
 	char work[4096];	 /* our folder in dir */
 	const char *device_name; /* NULL: the first one with on-demand paging */
 	enum daxlease_kind asked;
-	enum daxlease_kind kind; /* what is obtained on this filesystem */
+	enum daxlease_kind kind;  /* what is obtained on this filesystem */
+	const char *guard_socket; /* of daxleased, NULL: it is not measured */
 	bool quick;
 
 	struct ibv_context *device; /* NULL: none */
 	struct ibv_pd *pd;
-	bool regions;  /* the library can lease and register a file here */
-	char why[512]; /* why not */
+	bool regions;	    /* the library can lease and register a file here */
+	char why[512];	    /* why not */
+	char no_guard[256]; /* why the kind guard is not to be had; empty: it is */
 };
 
 /* ------------------------------------------------------------------------- */
@@ -77,6 +79,8 @@ void sleep_ms(unsigned int ms);
 void env_open(struct env *env);
 void env_close(struct env *env);
 struct daxlease_ctx *new_ctx(const struct env *env, enum daxlease_mode mode);
+/* Of the kind guard; socket as in struct daxlease_ctx_opts. */
+struct daxlease_ctx *new_guard_ctx(const char *socket);
 
 /* A file without a name, or with one for others to open. */
 int make_file(const struct env *env, size_t length, const char *name);
@@ -141,12 +145,39 @@ bool perftest_run(const struct env *env, const struct port *port, const struct p
 		  bool pinned, double *ret_figures);
 
 /* ------------------------------------------------------------------------- */
+/* breaker.c: a process of its own that wants the file */
+
+enum breaker_way {
+	BY_TRUNCATE = 't', /* to the length that it has */
+	BY_OPEN = 'o'
+};
+
+/* What it writes, in memory that both see. */
+struct breaker_times {
+	uint64_t called, returned;
+	int err;
+};
+
+struct breaker {
+	struct breaker_times *shared;
+	int to, from;
+	pid_t pid;
+};
+
+/* The file has this name in env->work, and may be made later. */
+void breaker_start(struct breaker *b, const struct env *env, const char *name, size_t length);
+void breaker_end(struct breaker *b);
+/* Comes back when its call has returned. */
+void breaker_run(struct breaker *b, enum breaker_way way);
+
+/* ------------------------------------------------------------------------- */
 /* The parts */
 
 void bench_register(const struct env *env); /* a */
 void bench_break(const struct env *env);    /* b */
 void bench_leases(const struct env *env);   /* c */
 void bench_pinned(const struct env *env);   /* d */
+void bench_guard(const struct env *env);    /* g */
 void bench_resources(const struct env *env);
 
 #endif

@@ -5,15 +5,11 @@
  * gives the lease back at once.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "bench.h"
@@ -23,23 +19,10 @@
 /* Longer than the library keeps its second thread after a break. */
 #define IDLE_MS 400
 
-enum way {
-	BY_TRUNCATE = 't',
-	BY_OPEN = 'o'
-};
-
-/* What the breaker writes, in memory that both see. */
-struct shared {
-	uint64_t called, returned;
-	int err;
-};
-
 struct brk {
 	const struct env *env;
 	struct region file;
-	struct shared *shared;
-	int to_breaker, from_breaker;
-	pid_t breaker;
+	struct breaker breaker;
 
 	struct daxlease_ctx *ctx;
 	pthread_t thread; /* the bare one */
@@ -50,77 +33,10 @@ struct brk {
 	sem_t done, started;
 };
 
-/* ------------------------------------------------------------------------- */
-/* The breaker: a process of its own */
-
-static int break_it(const char *path, enum way way, struct shared *s)
-{
-	int ret;
-
-	s->called = now_ns();
-	ret = way == BY_OPEN ? open(path, O_RDWR | O_CLOEXEC) : truncate(path, LENGTH);
-	s->returned = now_ns();
-	if (ret < 0)
-		return errno;
-	if (way == BY_OPEN)
-		close(ret);
-	return 0;
-}
-
-static void breaker_main(const char *path, int in, int out, struct shared *s)
-{
-	char way;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	while (read(in, &way, 1) == 1) {
-		s->err = break_it(path, (enum way)way, s);
-		if (write(out, &way, 1) != 1)
-			break;
-	}
-	_exit(0);
-}
-
-static void start_breaker(struct brk *b)
-{
-	char path[sizeof(b->env->work) + 64];
-	int to[2], from[2];
-
-	snprintf(path, sizeof(path), "%s/" FILE_NAME, b->env->work);
-	b->shared = mmap(NULL, sizeof(*b->shared), PROT_READ | PROT_WRITE,
-			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (b->shared == MAP_FAILED || pipe2(to, O_CLOEXEC) || pipe2(from, O_CLOEXEC))
-		die(errno, "starting the breaker");
-	fflush(stdout);
-	b->breaker = fork();
-	if (b->breaker < 0)
-		die(errno, "fork");
-	if (!b->breaker) {
-		close(to[1]);
-		breaker_main(path, to[0], from[1], b->shared);
-	}
-	close(to[0]);
-	close(from[1]);
-	b->to_breaker = to[1];
-	b->from_breaker = from[0];
-}
-
-static void end_breaker(struct brk *b)
-{
-	close(b->to_breaker);
-	close(b->from_breaker);
-	waitpid(b->breaker, NULL, 0);
-	munmap(b->shared, sizeof(*b->shared));
-}
-
 /* Has the file broken, and waits until both sides are through. */
-static void run_breaker(struct brk *b, enum way way)
+static void run_breaker(struct brk *b, enum breaker_way way)
 {
-	char c = (char)way;
-
-	if (write(b->to_breaker, &c, 1) != 1 || read(b->from_breaker, &c, 1) != 1)
-		die(errno, "the breaker is gone");
-	if (b->shared->err)
-		die(b->shared->err, "the breaker");
+	breaker_run(&b->breaker, way);
 	while (sem_wait(&b->done))
 		;
 }
@@ -148,7 +64,7 @@ static void on_release(struct daxlease_mr *mr, int result, void *userdata)
 	sem_post(&b->done);
 }
 
-static void break_ours(struct brk *b, enum way way)
+static void break_ours(struct brk *b, enum breaker_way way)
 {
 	const struct daxlease_mr_opts opts = {
 		.size = sizeof(opts),
@@ -195,7 +111,7 @@ static void *bare_main(void *arg)
 	}
 }
 
-static void break_bare(struct brk *b, enum way way)
+static void break_bare(struct brk *b, enum breaker_way way)
 {
 	int err;
 
@@ -209,15 +125,16 @@ static void break_bare(struct brk *b, enum way way)
 /* ------------------------------------------------------------------------- */
 
 struct variant {
-	void (*fn)(struct brk *b, enum way way);
+	void (*fn)(struct brk *b, enum breaker_way way);
 	struct samples notice, whole;
 };
 
-static void run_once(struct brk *b, enum way way, struct variant *v)
+static void run_once(struct brk *b, enum breaker_way way, struct variant *v)
 {
 	v->fn(b, way);
-	samples_add(&v->notice, (double)(b->noticed - b->shared->called) / 1e3);
-	samples_add(&v->whole, (double)(b->shared->returned - b->shared->called) / 1e3);
+	samples_add(&v->notice, (double)(b->noticed - b->breaker.shared->called) / 1e3);
+	samples_add(&v->whole,
+		    (double)(b->breaker.shared->returned - b->breaker.shared->called) / 1e3);
 }
 
 static void print(struct variant *v, const char *way, double target)
@@ -235,7 +152,7 @@ static void print(struct variant *v, const char *way, double target)
 	}
 }
 
-static void measure(struct brk *b, enum way way, const char *name, unsigned int rounds,
+static void measure(struct brk *b, enum breaker_way way, const char *name, unsigned int rounds,
 		    unsigned int pause_ms, double target)
 {
 	struct variant v[] = { { .fn = break_ours }, { .fn = break_bare } };
@@ -301,7 +218,7 @@ void bench_break(const struct env *env)
 		    daxlease_kind_str(env->kind));
 	if (!env->regions)
 		report_note("ours not measured, bare without a registration: %s", env->why);
-	start_breaker(&b);
+	breaker_start(&b.breaker, env, FILE_NAME, LENGTH);
 	region_make(env, LENGTH, FILE_NAME, &b.file);
 	start_bare(&b);
 	if (env->regions)
@@ -310,7 +227,7 @@ void bench_break(const struct env *env)
 	daxlease_ctx_free(b.ctx);
 	end_bare(&b);
 	region_end(&b.file);
-	end_breaker(&b);
+	breaker_end(&b.breaker);
 	snprintf(path, sizeof(path), "%s/" FILE_NAME, env->work);
 	unlink(path);
 }

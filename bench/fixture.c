@@ -205,6 +205,12 @@ static void find_kind(struct env *env)
 	close(fd);
 	if (err)
 		die(err, "probing %s", env->dir);
+	if (caps.kinds[DAXLEASE_KIND_GUARD].error)
+		snprintf(env->no_guard, sizeof(env->no_guard), "%s", caps.reason);
+	/* The guard has a part of its own: (a) to (c) are about leases of the kernel. */
+	if (env->asked == DAXLEASE_KIND_AUTO && caps.best == DAXLEASE_KIND_GUARD)
+		env->asked = caps.kinds[DAXLEASE_KIND_DELEG].error ? DAXLEASE_KIND_LEASE :
+								     DAXLEASE_KIND_DELEG;
 	env->kind = env->asked == DAXLEASE_KIND_AUTO ? caps.best : env->asked;
 	if (env->kind == DAXLEASE_KIND_NONE)
 		die(0, "no leases on %s: %s", env->dir, caps.reason);
@@ -249,19 +255,35 @@ static void print_log(enum daxlease_log_level level, const char *line, void *use
 	fprintf(stderr, "daxlease-bench: library: %s\n", line);
 }
 
-struct daxlease_ctx *new_ctx(const struct env *env, enum daxlease_mode mode)
+static struct daxlease_ctx *make_ctx(const struct daxlease_ctx_opts *opts)
 {
-	const struct daxlease_ctx_opts opts = {
-		.size = sizeof(opts),
-		.mode = mode,
-		.kind = env->asked,
-		.log_fn = print_log,
-		.log_level = DAXLEASE_LOG_WARNING,
-	};
 	struct daxlease_ctx *ctx;
-	int err = daxlease_ctx_new(&opts, &ctx);
+	int err = daxlease_ctx_new(opts, &ctx);
 
 	if (err)
 		die(err, "daxlease_ctx_new");
 	return ctx;
+}
+
+struct daxlease_ctx *new_ctx(const struct env *env, enum daxlease_mode mode)
+{
+	return make_ctx(&(struct daxlease_ctx_opts){
+		.size = sizeof(struct daxlease_ctx_opts),
+		.mode = mode,
+		.kind = env->asked,
+		.log_fn = print_log,
+		.log_level = DAXLEASE_LOG_WARNING,
+	});
+}
+
+struct daxlease_ctx *new_guard_ctx(const char *socket)
+{
+	return make_ctx(&(struct daxlease_ctx_opts){
+		.size = sizeof(struct daxlease_ctx_opts),
+		.kind = DAXLEASE_KIND_GUARD,
+		.log_fn = print_log,
+		/* That the breaker has the file open is what it is for. */
+		.log_level = DAXLEASE_LOG_ERR,
+		.guard_socket = socket,
+	});
 }

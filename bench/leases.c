@@ -45,7 +45,8 @@ __attribute__((noinline)) static void take_layer(struct many *m, size_t i)
 
 __attribute__((noinline)) static void give_back_layer(struct many *m, size_t i)
 {
-	int err = lease_kind_find(m->env->kind)->give_back(m->files[i].fd);
+	int err = lease_kind_find(m->env->kind)
+			  ->give_back(m->files[i].fd, (struct lease_want){ 0 }, false);
 
 	if (err)
 		die(err, "giving back lease %zu through the lease layer", i);

@@ -17,11 +17,8 @@ static const struct part {
 	const char *name;
 	void (*fn)(const struct env *env);
 } parts[] = {
-	{ "a", bench_register },
-	{ "b", bench_break },
-	{ "c", bench_leases },
-	{ "d", bench_pinned },
-	{ "resources", bench_resources },
+	{ "a", bench_register }, { "b", bench_break }, { "c", bench_leases },
+	{ "d", bench_pinned },	 { "g", bench_guard }, { "resources", bench_resources },
 };
 
 static void usage(FILE *to)
@@ -36,8 +33,10 @@ static void usage(FILE *to)
 		"  --quick        fewer rounds\n"
 		"  --json         print JSON\n"
 		"  --only PART    a (registering), b (breaks), c (many leases), d (pinned or\n"
-		"                 on demand) or resources\n"
-		"  --kind KIND    lease kind: auto (default), deleg, lease\n"
+		"                 on demand), g (guard) or resources\n"
+		"  --kind KIND    lease kind of a, b and c: auto (default), deleg, lease\n"
+		"  --guard-socket PATH\n"
+		"                 in g, measure the daxleased that listens there as well\n"
 		"  --device NAME  RDMA device; default: the first with on-demand paging\n"
 		"  --strict       exit status 1 if a target is missed\n"
 		"  --help         show this text\n"
@@ -70,7 +69,7 @@ static const struct part *find_part(const char *name)
 		if (!strcmp(parts[i].name, name))
 			return &parts[i];
 	}
-	die(0, "--only %s: no such part (a, b, c, d, resources)", name);
+	die(0, "--only %s: no such part (a, b, c, d, g, resources)", name);
 }
 
 static void check_dir(const char *dir)
@@ -96,6 +95,7 @@ static void parse(int argc, char **argv, struct options *o)
 		ONLY,
 		KIND,
 		DEVICE,
+		GUARD_SOCKET,
 		STRICT,
 		HELP
 	};
@@ -105,6 +105,7 @@ static void parse(int argc, char **argv, struct options *o)
 		{ "only", required_argument, NULL, ONLY },
 		{ "kind", required_argument, NULL, KIND },
 		{ "device", required_argument, NULL, DEVICE },
+		{ "guard-socket", required_argument, NULL, GUARD_SOCKET },
 		{ "strict", no_argument, NULL, STRICT },
 		{ "help", no_argument, NULL, HELP },
 		{ 0 },
@@ -125,9 +126,14 @@ static void parse(int argc, char **argv, struct options *o)
 		case KIND:
 			if (daxlease_kind_from_str(optarg, &env.asked))
 				die(0, "--kind %s: no such lease kind", optarg);
+			if (env.asked == DAXLEASE_KIND_GUARD)
+				die(0, "--kind guard: it has a part of its own, --only g");
 			break;
 		case DEVICE:
 			env.device_name = optarg;
+			break;
+		case GUARD_SOCKET:
+			env.guard_socket = optarg;
 			break;
 		case STRICT:
 			o->strict = true;

@@ -629,9 +629,11 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 	int err = 0;
 
 	for (int i = 0; l->held && i < GIVE_BACK_TRIES; i++) {
-		err = l->ops->give_back(l->fd);
+		err = l->ops->give_back(l->fd, l->want, any_wants_regain(l));
 		l->held = err && err != -ESTALE;
 	}
+	if (l->ops->kind == DAXLEASE_KIND_GUARD)
+		brk_notice_guard(ctx); /* as in brk_take() */
 	if (kernel_took(l, err)) {
 		err = -ESTALE;
 		l->held = false;
@@ -835,6 +837,7 @@ int brk_take(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
 		if (runner)
 			runner->back(ctx);
 		l->taking = false;
+		brk_notice_guard(ctx); /* we may have heard first that it is gone, with all files */
 		pthread_cond_broadcast(&ctx->changed);
 		if (l->ops || l->noticed)
 			brk_queue(ctx, l); /* for what was put off */
@@ -844,10 +847,26 @@ int brk_take(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
 	l->ops = ops;
 	l->held = true;
 	l->error = 0;
+	l->retake_error = 0;
 	l->retry_at_ns = 0;
 	l->backoff_ms = 0;
 	ctx->stats.leases++;
 	return 0;
+}
+
+/* Once for all attempts: there may be one each second, for each file. */
+static void say_not_retaken(struct daxlease_ctx *ctx, struct lease *l, int err)
+{
+	bool known = err == -EAGAIN || err == l->retake_error;
+	char reason[192] = "";
+
+	if (err == -EOPNOTSUPP && l->ops->kind == DAXLEASE_KIND_GUARD)
+		guard_reason(ctx->guard, reason, sizeof(reason));
+	log_add(&ctx->log, known ? DAXLEASE_LOG_DEBUG : DAXLEASE_LOG_WARNING,
+		FILE_FMT "not leased again yet: %s%s%s; trying again", FILE_ARGS(l), strerror(-err),
+		reason[0] ? ": " : "", reason);
+	if (err != -EAGAIN)
+		l->retake_error = err;
 }
 
 int brk_retake(struct daxlease_ctx *ctx, struct lease *l, const struct brk_runner *runner)
@@ -858,8 +877,7 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l, const struct brk_runne
 	if (err) {
 		ctx->stats.lease_retries++;
 		l->retry_at_ns = back_off(&l->backoff_ms, sys_now_ns());
-		log_add(&ctx->log, err == -EAGAIN ? DAXLEASE_LOG_DEBUG : DAXLEASE_LOG_WARNING,
-			FILE_FMT "not leased again yet: %s", FILE_ARGS(l), strerror(-err));
+		say_not_retaken(ctx, l, err);
 		return err;
 	}
 	l->taken_ns = sys_now_ns();
@@ -942,16 +960,32 @@ static void notice(struct daxlease_ctx *ctx, struct lease *l)
 	brk_queue(ctx, l);
 }
 
-void brk_notice(struct daxlease_ctx *ctx, int fd)
+static void notice_fd(struct daxlease_ctx *ctx, int fd)
 {
 	if (fd >= 0 && (size_t)fd < ctx->nfds && ctx->by_fd[fd])
 		notice(ctx, ctx->by_fd[fd]);
+}
+
+void brk_notice_guard(struct daxlease_ctx *ctx)
+{
+	int fd;
+
+	while ((fd = guard_next_broken(ctx->guard)) >= 0)
+		notice_fd(ctx, fd);
+}
+
+void brk_notice(struct daxlease_ctx *ctx, int fd)
+{
+	notice_fd(ctx, fd);
+	/* It may have been of the guard's socket, which somebody else has closed since. */
+	brk_notice_guard(ctx);
 }
 
 void brk_scan(struct daxlease_ctx *ctx)
 {
 	struct lease *l;
 
+	brk_notice_guard(ctx);
 	TAILQ_FOREACH(l, &ctx->leases, link) {
 		if (l->taking || /* to be asked once it is there */
 		    (l->held && !(l->breaking && l->foreign) &&

@@ -31,6 +31,9 @@ void brk_queue(struct daxlease_ctx *ctx, struct lease *l);
 /* The kernel's notice for descriptor fd. Unknown ones are ignored. */
 void brk_notice(struct daxlease_ctx *ctx, int fd);
 
+/* The guard has news. */
+void brk_notice_guard(struct daxlease_ctx *ctx);
+
 /* Notices were or may have been lost: asks every lease. */
 void brk_scan(struct daxlease_ctx *ctx);
 

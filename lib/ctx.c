@@ -68,12 +68,15 @@ static void init(struct daxlease_ctx *ctx, const struct daxlease_ctx_opts *opts)
 	init_locks(ctx);
 	log_init(&ctx->log);
 	log_set(&ctx->log, opts->log_fn, opts->log_level, opts->log_userdata);
+	ctx->guard = guard_new(opts->guard_socket, &ctx->log, watch_guard, ctx);
 }
 
 static int start(struct daxlease_ctx *ctx)
 {
 	int err;
 
+	if (!ctx->guard)
+		return -ENOMEM;
 	ctx->maps_fd = sys_open_maps();
 	if (ctx->maps_fd < 0) {
 		log_add(&ctx->log, DAXLEASE_LOG_ERR, "/proc/self/maps: %s: is /proc mounted?",
@@ -96,6 +99,7 @@ static int start(struct daxlease_ctx *ctx)
 static void destroy(struct daxlease_ctx *ctx)
 {
 	watch_stop(ctx);
+	guard_free(ctx->guard);
 	if (ctx->maps_fd >= 0)
 		sys_close(ctx->maps_fd);
 	if (ctx->break_time_fd >= 0)

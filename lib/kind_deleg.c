@@ -26,10 +26,12 @@ static int query(int fd, struct lease_want want)
 	return lease_query_of(lease_type_for(want.access_mode), sys_get_deleg(fd));
 }
 
-static int give_back(int fd)
+static int give_back(int fd, struct lease_want want, bool again)
 {
 	int err = sys_set_deleg(fd, F_UNLCK);
 
+	(void)want;
+	(void)again;
 	return err == -EAGAIN ? -ESTALE : err;
 }
 

@@ -35,10 +35,12 @@ static int query(int fd, struct lease_want want)
 	return LEASE_HELD;
 }
 
-static int give_back(int fd)
+static int give_back(int fd, struct lease_want want, bool again)
 {
 	int err = sys_set_layout(fd, F_UNLCK, 0);
 
+	(void)want;
+	(void)again;
 	return err == -EAGAIN ? -ESTALE : err;
 }
 

@@ -29,10 +29,12 @@ static int query(int fd, struct lease_want want)
 										LEASE_BREAKING;
 }
 
-static int give_back(int fd)
+static int give_back(int fd, struct lease_want want, bool again)
 {
 	int err = sys_set_lease(fd, F_UNLCK);
 
+	(void)want;
+	(void)again;
 	return err == -EAGAIN ? -ESTALE : err;
 }
 

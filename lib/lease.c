@@ -9,10 +9,7 @@
 #include "util.h"
 
 static const struct lease_ops *const kinds[] = {
-	&kind_layout_ops,
-	&kind_layout_rfc_ops,
-	&kind_deleg_ops,
-	&kind_lease_ops,
+	&kind_layout_ops, &kind_layout_rfc_ops, &kind_guard_ops, &kind_deleg_ops, &kind_lease_ops,
 };
 
 const struct lease_ops *lease_kind_at(unsigned int rank)
@@ -117,7 +114,8 @@ static void end_turn(struct turn *t)
 static int take_in_turn(enum daxlease_kind kind, int fd, struct lease_want want,
 			const struct lease_notice *notice, const struct lease_ops **ret_ops)
 {
-	int ret = check_free(fd);
+	/* A guard is no lease of the description. */
+	int ret = kind == DAXLEASE_KIND_GUARD ? 0 : check_free(fd);
 
 	if (ret)
 		return ret;
@@ -160,7 +158,7 @@ int lease_try(enum daxlease_kind kind, int fd, struct lease_want want)
 	begin_turn(&turn, want.ino);
 	ret = take_in_turn(kind, fd, want, &notice, &ops);
 	if (!ret)
-		ops->give_back(fd);
+		ops->give_back(fd, want, false);
 	end_turn(&turn);
 	return ret;
 }

@@ -12,6 +12,8 @@
 
 #include "sys.h"
 
+struct guard;
+
 /* What the kernel is to do when it breaks a lease. */
 struct lease_notice {
 	int signo;
@@ -20,9 +22,11 @@ struct lease_notice {
 
 /* What a lease has to be good for; which type that takes is the kind's business. */
 struct lease_want {
-	int access_mode; /* of the description: O_RDONLY, O_RDWR */
-	ino_t ino;	 /* of the file */
-	bool exclusive;	 /* nobody else may change the file */
+	int access_mode;     /* of the description: O_RDONLY, O_RDWR */
+	ino_t ino;	     /* of the file */
+	bool exclusive;	     /* nobody else may change the file */
+	bool patient;	     /* taking it may wait a little for a change that is under way */
+	struct guard *guard; /* the context's; NULL: none for this one */
 };
 
 enum lease_query {
@@ -50,12 +54,18 @@ struct lease_ops {
 	/* -EOPNOTSUPP: kernel or filesystem has no such leases. */
 	int (*take)(int fd, struct lease_want want, const struct lease_notice *notice);
 	int (*query)(int fd, struct lease_want want);
-	/* -ESTALE: the kernel had taken it back already. -EBUSY: something is pinned. */
-	int (*give_back)(int fd);
+	/*
+	 * -ESTALE: the kernel had taken it back already. -EBUSY: something is pinned. again: it
+	 * will be taken again.
+	 */
+	int (*give_back)(int fd, struct lease_want want, bool again);
+	/* The descriptor will be closed; NULL: that is all there is to it. */
+	void (*forget)(int fd, struct lease_want want);
 };
 
 extern const struct lease_ops kind_layout_ops;
 extern const struct lease_ops kind_layout_rfc_ops;
+extern const struct lease_ops kind_guard_ops;
 extern const struct lease_ops kind_deleg_ops;
 extern const struct lease_ops kind_lease_ops;
 

@@ -32,13 +32,13 @@ static int check_opts(struct daxlease_ctx *ctx, struct daxlease_mr_opts *opts)
 	if (!ops) {
 		log_add(&ctx->log, DAXLEASE_LOG_ERR,
 			"lease kind %d (%s) is not in this version: use auto, layout, layout-rfc, "
-			"deleg or lease",
+			"guard, deleg or lease",
 			(int)opts->kind, daxlease_kind_str(opts->kind));
 		return -EOPNOTSUPP;
 	}
 	if (opts->flags & DAXLEASE_MR_EXCLUSIVE && !ops->exclusive) {
 		log_add(&ctx->log, DAXLEASE_LOG_ERR,
-			"lease kind %s does not refuse others: use auto or layout, or leave "
+			"lease kind %s does not refuse others: use auto, layout or guard, or leave "
 			"DAXLEASE_MR_EXCLUSIVE out",
 			daxlease_kind_str(opts->kind));
 		return -EOPNOTSUPP;
@@ -311,7 +311,7 @@ static void fill_info(const struct daxlease_mr *mr, struct daxlease_mr_info *inf
 	info->state = mr->state;
 	info->kind = l ? l->ops->kind : DAXLEASE_KIND_NONE;
 	info->on_demand = mr->on_demand;
-	info->unseen = l ? l->ops->unseen : 0;
+	info->unseen = l ? l->ops->unseen | l->unseen : 0;
 	info->lease_fd = l ? l->fd : -1;
 	info->last_error = mr->last_error;
 	info->addr = mr->addr;

@@ -20,6 +20,7 @@
 #include <daxlease/daxlease.h>
 
 #include "dax.h"
+#include "guard.h"
 #include "lease.h"
 #include "log.h"
 
@@ -37,6 +38,7 @@ struct lease {
 	ino_t ino;
 	int fd; /* our duplicate: the handle on the lease; si_fd of its signals */
 	struct lease_want want;
+	unsigned int unseen; /* DAXLEASE_UNSEEN_*, besides what its kind does not notice */
 
 	bool held;
 	bool taking;   /* lease_take() runs, without the lock */
@@ -48,6 +50,7 @@ struct lease {
 	bool user_due; /* a callback is due that could not be called where it was found */
 	enum daxlease_cause cause;   /* of the break, or of the last one */
 	int result;		     /* of the last break: 0, -ETIMEDOUT, -ESTALE */
+	int retake_error;	     /* that it was said why it is not leased again */
 	int error;		     /* of ibv_dereg_mr() or of giving back in this break, or 0 */
 	bool foreign;		     /* others wait for it: the kernel has a deadline */
 	uint64_t noticed_ns;	     /* when noticed was set */
@@ -125,12 +128,13 @@ struct daxlease_ctx {
 	enum daxlease_kind kind;
 	int signo;
 	struct lease_notice notice;
-	int maps_fd;	    /* /proc/self/maps */
-	int break_time_fd;  /* /proc/sys/fs/lease-break-time, or -1 */
-	int event_fd;	    /* LOOP, SIGNAL: there is something to dispatch */
-	int timer_fd;	    /* SIGNAL: at next_due_ns */
-	int poll_fd;	    /* SIGNAL: epoll over both */
-	uint64_t page_size; /* to here */
+	struct guard *guard; /* has its own lock */
+	int maps_fd;	     /* /proc/self/maps */
+	int break_time_fd;   /* /proc/sys/fs/lease-break-time, or -1 */
+	int event_fd;	     /* LOOP, SIGNAL: there is something to dispatch */
+	int timer_fd;	     /* SIGNAL: at next_due_ns */
+	int poll_fd;	     /* SIGNAL: epoll over both */
+	uint64_t page_size;  /* to here */
 
 	struct log log;		 /* has its own lock */
 	atomic_bool scan_wanted; /* no lock: set in a signal handler */
@@ -158,9 +162,10 @@ struct daxlease_ctx {
 	uint64_t watch_due_ns;
 	uint64_t watch_busy_ns; /* since when it is not */
 	bool stop;
-	unsigned int users;    /* threads of ours in a callback or verbs call */
-	unsigned int nhelpers; /* running */
-	pthread_cond_t help;   /* there is work for them; CLOCK_MONOTONIC */
+	unsigned int users;	    /* threads of ours in a callback or verbs call */
+	unsigned int guard_runners; /* threads of the guard that run the pipeline */
+	unsigned int nhelpers;	    /* running */
+	pthread_cond_t help;	    /* there is work for them; CLOCK_MONOTONIC */
 	struct helper helpers[MAX_HELPERS];
 };
 

@@ -8,6 +8,7 @@
 
 #include <daxlease/daxlease.h>
 
+#include "guard.h"
 #include "lease.h"
 #include "sys.h"
 #include "util.h"
@@ -68,7 +69,8 @@ static int probe_file(int fd, struct daxlease_caps *caps, struct lease_want *ret
 	if (!S_ISREG(file.mode))
 		return -EINVAL;
 	caps->fs_dax = file.dax;
-	*ret_want = (struct lease_want){ .access_mode = mode, .ino = file.ino };
+	ret_want->access_mode = mode;
+	ret_want->ino = file.ino;
 	return 0;
 }
 
@@ -142,7 +144,7 @@ static const char *reason(const struct daxlease_caps *caps, int refusal)
 	if (!caps->fs_dax)
 		return "the file is not on FS-DAX, registering it takes no lease: mount ext4 or XFS on "
 		       "persistent memory with -o dax";
-	if (!caps->leases_enabled)
+	if (!caps->leases_enabled && !leased) /* a guard needs none */
 		return "leases are switched off: sysctl fs.leases-enable=1";
 	if (!leased)
 		return lease_reason(refusal);
@@ -153,10 +155,28 @@ static const char *reason(const struct daxlease_caps *caps, int refusal)
 					      "on-demand paging, under a lease";
 }
 
+/* The reason, and why there is no guard where that would be better. */
+static void set_reason(struct daxlease_caps *caps, int refusal, struct guard *guard)
+{
+	char no_guard[192] = "";
+
+	if (caps->fs_dax &&
+	    (caps->best == DAXLEASE_KIND_DELEG || caps->best == DAXLEASE_KIND_LEASE))
+		guard_reason(guard, no_guard, sizeof(no_guard));
+	snprintf(caps->reason, sizeof(caps->reason), "%s%s%s", reason(caps, refusal),
+		 no_guard[0] ? "; no guard: " : "", no_guard);
+}
+
+/* What is broken meanwhile is given back anyway. */
+static void ignore_notice(void *arg)
+{
+	(void)arg;
+}
+
 int daxlease_probe(int fd, struct ibv_context *device, struct daxlease_caps *ret_caps)
 {
 	struct daxlease_caps caps = { 0 };
-	struct lease_want want;
+	struct lease_want want = { 0 };
 	int err, refusal;
 
 	if (!ret_caps)
@@ -164,9 +184,13 @@ int daxlease_probe(int fd, struct ibv_context *device, struct daxlease_caps *ret
 	err = probe_file(fd, &caps, &want);
 	if (err)
 		return err;
+	want.guard = guard_new(NULL, NULL, ignore_notice, NULL);
+	if (!want.guard)
+		return -ENOMEM;
 	probe_settings(&caps);
 	probe_kinds(fd, want, &caps, &refusal);
 	probe_device(device, &caps);
-	snprintf(caps.reason, sizeof(caps.reason), "%s", reason(&caps, refusal));
+	set_reason(&caps, refusal, want.guard);
+	guard_free(want.guard);
 	return opts_put(ret_caps, &caps, sizeof(caps));
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,10 +55,21 @@ static int reserve_fd(struct daxlease_ctx *ctx, int fd)
 	return 0;
 }
 
+/* As a part of a log line: ": no guard: REASON", if there was none and it says why. */
+static const char *no_guard(struct daxlease_ctx *ctx, char *buf, size_t size)
+{
+	char reason[192];
+
+	guard_reason(ctx->guard, reason, sizeof(reason));
+	snprintf(buf, size, reason[0] ? "; no guard: %s" : "%s", reason);
+	return buf;
+}
+
 static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, bool exclusive,
 			int err)
 {
 	const char *why = "";
+	char guard[224] = "";
 
 	switch (err) {
 	case -EAGAIN:
@@ -74,9 +86,13 @@ static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kin
 		why = ": only the owner of the file may lease it: run as the owner, or with CAP_LEASE";
 		break;
 	case -EOPNOTSUPP:
+		if (kind == DAXLEASE_KIND_AUTO || kind == DAXLEASE_KIND_GUARD)
+			no_guard(ctx, guard, sizeof(guard));
+		if (kind == DAXLEASE_KIND_GUARD)
+			break;
 		why = exclusive ? ": others are only refused by layout leases, which kernel or "
-				  "filesystem lacks, or /proc/sys/fs/leases-enable is 0: leave "
-				  "DAXLEASE_MR_EXCLUSIVE out" :
+				  "filesystem lacks, or /proc/sys/fs/leases-enable is 0, and by a "
+				  "guard: leave DAXLEASE_MR_EXCLUSIVE out" :
 				  ": kernel or filesystem has no such lease, or "
 				  "/proc/sys/fs/leases-enable is 0";
 		break;
@@ -87,9 +103,37 @@ static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kin
 		why = ": free some memory";
 		break;
 	}
-	log_add(&ctx->log, DAXLEASE_LOG_ERR, "fd %d: no lease (kind %s): %s%s", fd,
-		daxlease_kind_str(kind), strerror(-err), why);
+	log_add(&ctx->log, DAXLEASE_LOG_ERR, "fd %d: no lease (kind %s): %s%s%s", fd,
+		daxlease_kind_str(kind), strerror(-err), why, guard);
 	return err;
+}
+
+/* Others who can change it unseen, as their descriptors are older than the guard. */
+static void look_for_openers(struct daxlease_ctx *ctx, struct lease *l)
+{
+	pid_t pid = 0;
+	int openers = guard_openers(ctx->guard, l->fd, &pid);
+
+	if (openers)
+		l->unseen |= DAXLEASE_UNSEEN_EARLIER;
+	if (openers > 0)
+		log_add(&ctx->log, DAXLEASE_LOG_WARNING,
+			"fd %d (inode %ju): %d other process%s had the file open for writing before it "
+			"was guarded, pid %d%s: fallocate through such a descriptor is not noticed",
+			l->fd, (uintmax_t)l->ino, openers, openers > 1 ? "es" : "", (int)pid,
+			openers > 1 ? " among them" : "");
+}
+
+/* What the caller should know of a lease that is new. */
+static void tell_of_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind)
+{
+	char guard[224];
+
+	if (l->ops->kind == DAXLEASE_KIND_GUARD)
+		look_for_openers(ctx, l);
+	else if (kind == DAXLEASE_KIND_AUTO && *no_guard(ctx, guard, sizeof(guard)))
+		log_add(&ctx->log, DAXLEASE_LOG_INFO, "fd %d (inode %ju): lease kind %s%s", l->fd,
+			(uintmax_t)l->ino, daxlease_kind_str(l->ops->kind), guard);
 }
 
 static void enter(struct daxlease_ctx *ctx, struct lease *l)
@@ -121,7 +165,9 @@ static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, 
 	l->ino = range->ino;
 	l->want = (struct lease_want){ .access_mode = range->access_mode,
 				       .ino = range->ino,
-				       .exclusive = exclusive };
+				       .exclusive = exclusive,
+				       .patient = true,
+				       .guard = ctx->guard };
 	l->due_ns = NEVER;
 	l->fd = err = sys_dup(fd);
 	if (err < 0)
@@ -133,6 +179,8 @@ static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, 
 	err = brk_take(ctx, l, kind, NULL);
 	if (err)
 		goto err_leave;
+	l->want.patient = false; /* from now on it is the pipeline that takes it, and comes again */
+	tell_of_lease(ctx, l, kind);
 	*ret_lease = l;
 	return 0;
 
@@ -161,6 +209,8 @@ static void end_lease(struct daxlease_ctx *ctx, struct lease *l)
 		ctx->stats.leases--;
 	if (l->breaking)
 		ctx->breaking--;
+	if (l->ops->forget)
+		l->ops->forget(l->fd, l->want);
 	leave(ctx, l);
 	sys_close(l->fd);
 	free(l);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/kcmp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,6 +90,12 @@ struct procmap_query {
 static int result(int ret)
 {
 	return ret < 0 ? -errno : ret;
+}
+
+static struct timespec timespec_of(uint64_t ns)
+{
+	return (struct timespec){ .tv_sec = (time_t)(ns / NSEC_PER_SEC),
+				  .tv_nsec = (long)(ns % NSEC_PER_SEC) };
 }
 
 int sys_dup(int fd)
@@ -200,6 +208,23 @@ int sys_epoll(const int *fds, size_t nfds)
 		}
 	}
 	return ep;
+}
+
+int sys_set_async(int fd)
+{
+	return result(fcntl(fd, F_SETFL, O_ASYNC | O_NONBLOCK));
+}
+
+int sys_wait_readable(const int *fds, size_t nfds, uint64_t until_ns)
+{
+	struct pollfd polls[2];
+	uint64_t now = sys_now_ns();
+	struct timespec ts = timespec_of(until_ns > now ? until_ns - now : 0);
+
+	assert(nfds <= ARRAY_SIZE(polls));
+	for (size_t i = 0; i < nfds; i++)
+		polls[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
+	return result(ppoll(polls, nfds, &ts, NULL));
 }
 
 int sys_set_owner(int fd, struct sys_owner owner)
@@ -410,18 +435,19 @@ uint64_t sys_memlock_limit(void)
 	return lim.rlim_cur;
 }
 
-static struct timespec timespec_of(uint64_t ns)
-{
-	return (struct timespec){ .tv_sec = (time_t)(ns / NSEC_PER_SEC),
-				  .tv_nsec = (long)(ns % NSEC_PER_SEC) };
-}
-
 uint64_t sys_now_ns(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
+}
+
+void sys_sleep(uint64_t ns)
+{
+	struct timespec ts = timespec_of(ns);
+
+	nanosleep(&ts, NULL);
 }
 
 pid_t sys_getpid(void)

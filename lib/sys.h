@@ -49,6 +49,9 @@ int sys_event_clear(int eventfd);
 int sys_timerfd(void);
 int sys_timer_arm(int timerfd, uint64_t at_ns); /* CLOCK_MONOTONIC; NEVER disarms */
 int sys_epoll(const int *fds, size_t nfds);
+int sys_set_async(int fd); /* sys_set_signal() when it is readable */
+int sys_wait_readable(const int *fds, size_t nfds,
+		      uint64_t until_ns); /* one of them, or time is up */
 
 /* Leases and delegations; types are F_RDLCK, F_WRLCK, F_UNLCK. */
 int sys_set_owner(int fd, struct sys_owner owner);
@@ -88,6 +91,7 @@ uint64_t sys_memlock_limit(void);
 
 /* Threads, signals and time. */
 uint64_t sys_now_ns(void); /* CLOCK_MONOTONIC */
+void sys_sleep(uint64_t ns);
 pid_t sys_getpid(void);
 pid_t sys_gettid(void);
 int sys_thread_create(pthread_t *ret_thread, void *(*fn)(void *), void *arg);

@@ -276,6 +276,69 @@ static void *watch_main(void *arg)
 }
 
 /* ------------------------------------------------------------------------- */
+/*
+ * The guard's threads in this process run the pipeline themselves, for a break has been
+ * noticed by one of them, and going on in another thread takes time. One of them stays
+ * behind to answer others, and the watch thread or a helper to keep the deadlines.
+ */
+
+static bool may_call_in_listener(struct daxlease_ctx *ctx)
+{
+	return ctx->users <= ctx->nhelpers;
+}
+
+static void away_in_listener(struct daxlease_ctx *ctx)
+{
+	watch_kick(ctx);
+}
+
+static void back_in_listener(struct daxlease_ctx *ctx)
+{
+	(void)ctx;
+}
+
+static const struct brk_runner listener_runner = {
+	.may_call = may_call_in_listener,
+	.away = away_in_listener,
+	.back = back_in_listener,
+};
+
+static const struct brk_runner silent_listener_runner = {
+	.may_call = never_call,
+	.away = away_in_listener,
+	.back = back_in_listener,
+};
+
+static void run_in_listener(struct daxlease_ctx *ctx)
+{
+	if (ctx->mode == DAXLEASE_MODE_SIGNAL || ctx->stop ||
+	    ctx->guard_runners + 1 >= guard_listeners(ctx->guard))
+		return;
+	ctx->guard_runners++;
+	brk_run(ctx,
+		ctx->mode == DAXLEASE_MODE_THREAD ? &listener_runner : &silent_listener_runner);
+	ctx->guard_runners--;
+}
+
+void watch_guard(void *arg)
+{
+	struct daxlease_ctx *ctx = arg;
+
+	ctx_lock(ctx);
+	if (ctx->stop) { /* there are no regions, and no descriptors any more */
+		pthread_mutex_unlock(&ctx->lock);
+		return;
+	}
+	brk_notice_guard(ctx);
+	run_in_listener(ctx);
+	watch_kick(ctx);
+	/* Log lines are the watch thread's: their function may block, and this one must not. */
+	if (log_pending(&ctx->log))
+		wake_watch(ctx);
+	pthread_mutex_unlock(&ctx->lock);
+}
+
+/* ------------------------------------------------------------------------- */
 /* The caller's thread */
 
 static bool may_call_in_caller(struct daxlease_ctx *ctx)

@@ -32,6 +32,9 @@ void watch_wait(struct daxlease_ctx *ctx, bool (*done)(const void *arg), const v
 
 int watch_dispatch(struct daxlease_ctx *ctx);
 
+/* One of the guard's threads has news; arg is the context. */
+void watch_guard(void *arg);
+
 /* Async-signal-safe. */
 int watch_signal(struct daxlease_ctx *ctx);
 

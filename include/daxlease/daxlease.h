@@ -85,7 +85,7 @@ enum daxlease_kind {
 	DAXLEASE_KIND_NONE,	  /* no file, no lease: memory that passes through */
 	DAXLEASE_KIND_LAYOUT,	  /* F_SETLAYOUT, in no released Linux; see daxlease(7) */
 	DAXLEASE_KIND_LAYOUT_RFC, /* F_SETLEASE with F_LAYOUT, likewise */
-	DAXLEASE_KIND_GUARD,	  /* fanotify pre-content events; reserved, -EOPNOTSUPP */
+	DAXLEASE_KIND_GUARD,	  /* fanotify pre-content events, Linux >= 6.14; daxleased(8) */
 	DAXLEASE_KIND_DELEG,	  /* F_SETDELEG, Linux >= 6.19 */
 	DAXLEASE_KIND_LEASE,	  /* F_SETLEASE */
 };
@@ -168,12 +168,19 @@ struct daxlease_ctx_opts {
 	daxlease_log_fn log_fn;		   /* NULL: silent */
 	enum daxlease_log_level log_level; /* most verbose level passed on */
 	void *log_userdata;
+	/*
+	 * For DAXLEASE_KIND_GUARD: where daxleased(8) listens. NULL: the guard is in this
+	 * process if it has CAP_SYS_ADMIN, else /run/daxleased/socket. A path: there, even
+	 * with CAP_SYS_ADMIN. "": in this process or nowhere. Copied.
+	 */
+	const char *guard_socket;
 };
 
 /*
- * Creates a context: the owner of regions and, by mode, of one thread. All signals
- * are blocked in that thread, but SIGBUS, SIGSEGV, SIGFPE and SIGILL. The caller
- * frees it with daxlease_ctx_free(). opts may be NULL.
+ * Creates a context: the owner of regions and, by mode, of one thread, and of those of
+ * its guard, in every mode, once a file of DAXLEASE_KIND_GUARD is registered in a process
+ * with CAP_SYS_ADMIN. All signals are blocked in its threads, but SIGBUS, SIGSEGV, SIGFPE
+ * and SIGILL. The caller frees it with daxlease_ctx_free(). opts may be NULL.
  *
  * -EINVAL: unknown mode, kind or signal. -E2BIG, -ENOMEM. -EAGAIN: no thread.
  * -EMFILE, -ENFILE: no descriptors. Since 0.1.
@@ -352,9 +359,9 @@ typedef void (*daxlease_guard_fn)(struct daxlease_mr *mr, bool guarded, void *us
 #define DAXLEASE_MR_DRAIN_FOR_READERS (1u << 1)
 /*
  * Nobody may change the file while it is leased: others get ETXTBSY at once, the
- * process itself EDEADLK, and there are no breaks. Needs an fd that is open for
- * writing, and DAXLEASE_KIND_LAYOUT or _LAYOUT_RFC; with others -EOPNOTSUPP. All
- * regions that share a lease have it, or none.
+ * process itself EDEADLK (with DAXLEASE_KIND_GUARD ETXTBSY), and there are no breaks.
+ * Needs an fd that is open for writing, and DAXLEASE_KIND_LAYOUT, _LAYOUT_RFC or _GUARD;
+ * with others -EOPNOTSUPP. All regions that share a lease have it, or none.
  */
 #define DAXLEASE_MR_EXCLUSIVE (1u << 2)
 
@@ -385,7 +392,9 @@ struct daxlease_mr_opts {
  * it as soon as the call returns; the library keeps a duplicate. With DELEG and LEASE
  * all regions of a file in a context share one lease; if fd is open for writing, a
  * write lease is needed, which is given only while no other open file description of
- * the file exists anywhere; else a read lease. With LAYOUT and LAYOUT_RFC all regions
+ * the file exists anywhere; else a read lease. With GUARD all regions of a file in a
+ * context share one, too, but who else has the file open or guarded, and how, does not
+ * matter. With LAYOUT and LAYOUT_RFC all regions
  * of an open file description in a context share one; who else has the file open or
  * leased, and how, does not matter.
  *
@@ -538,6 +547,11 @@ DAXLEASE_API int daxlease_mr_regain(struct daxlease_mr *mr);
 #define DAXLEASE_UNSEEN_OPEN (1u << 4) /* for reading or writing, without O_TRUNC */
 /* fallocate that only adds blocks (mode 0, FALLOC_FL_KEEP_SIZE); as UNSEEN_WRITE */
 #define DAXLEASE_UNSEEN_PREALLOCATE (1u << 5)
+/*
+ * DAXLEASE_KIND_GUARD, in daxlease_mr_info only: others had the file open for writing when
+ * it was registered, or may have had; their UNSEEN_FALLOCATE is not noticed
+ */
+#define DAXLEASE_UNSEEN_EARLIER (1u << 6)
 
 #define DAXLEASE_KIND_MAX 16 /* room in struct daxlease_caps */
 

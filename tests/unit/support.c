@@ -278,7 +278,9 @@ int fix_open(struct fix *fx)
 	const struct daxlease_ctx_opts opts = {
 		.size = sizeof(opts),
 		.mode = fx->mode->mode,
+		.kind = fx->kind,
 		.signo = fx->mode->signo,
+		.guard_socket = fx->guard_socket,
 		.log_fn = on_log,
 		.log_level = DAXLEASE_LOG_DEBUG,
 		.log_userdata = fx,
@@ -395,6 +397,15 @@ void fix_stats(struct fix *fx, struct daxlease_stats *stats)
 void fix_forget_log(struct fix *fx)
 {
 	atomic_store(&fx->nlines, 0);
+}
+
+bool fix_said(struct fix *fx, const char *text)
+{
+	for (unsigned int i = 0; i < atomic_load(&fx->nlines) && i < LOG_LINES; i++) {
+		if (strstr(fx->lines[i], text))
+			return true;
+	}
+	return false;
 }
 
 unsigned int fix_lines(struct fix *fx, enum daxlease_log_level level)

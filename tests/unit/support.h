@@ -84,8 +84,10 @@ extern const struct mode mode_thread, mode_loop, mode_signal, mode_signal_rt;
 struct fix {
 	struct daxlease_ctx *ctx;
 	const struct mode *mode;
-	bool idle;	    /* the caller does not dispatch */
-	atomic_bool served; /* another thread does */
+	enum daxlease_kind kind;  /* for fix_open() */
+	const char *guard_socket; /* likewise */
+	bool idle;		  /* the caller does not dispatch */
+	atomic_bool served;	  /* another thread does */
 	pthread_t server;
 	struct file file;
 	unsigned int fds, threads;
@@ -111,6 +113,8 @@ void fix_serve(struct fix *fx);
 void fix_serve_stop(struct fix *fx);
 void fix_stats(struct fix *fx, struct daxlease_stats *stats);
 void fix_forget_log(struct fix *fx);
+/* Whether a line so far has this in it. */
+bool fix_said(struct fix *fx, const char *text);
 /* Lines of this level so far. */
 unsigned int fix_lines(struct fix *fx, enum daxlease_log_level level);
 

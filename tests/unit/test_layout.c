@@ -147,11 +147,12 @@ static void kind__take_query_give_back(void **state)
 		}
 		assert_int_equal(fake_layout_pin(fx->file.map), want.exclusive ? 0 : -EOPNOTSUPP);
 		if (want.exclusive) {
-			assert_int_equal(ops->give_back(fd), -EBUSY);
+			assert_int_equal(ops->give_back(fd, (struct lease_want){ 0 }, false),
+					 -EBUSY);
 			fake_layout_unpin(fx->file.map);
 		}
-		assert_int_equal(ops->give_back(fd), 0);
-		assert_int_equal(ops->give_back(fd), -ESTALE);
+		assert_int_equal(ops->give_back(fd, (struct lease_want){ 0 }, false), 0);
+		assert_int_equal(ops->give_back(fd, (struct lease_want){ 0 }, false), -ESTALE);
 		assert_int_equal(ops->query(fd, want), LEASE_BREAKING);
 	}
 }
@@ -192,7 +193,7 @@ static void kind__not_there(void **state)
 		assert_null(ops);
 		assert_int_equal(take(fd, DAXLEASE_KIND_AUTO, want, &ops), 0);
 		assert_true(ops == &kind_deleg_ops || ops == &kind_lease_ops);
-		assert_int_equal(ops->give_back(fd), 0);
+		assert_int_equal(ops->give_back(fd, (struct lease_want){ 0 }, false), 0);
 		ops = NULL;
 	}
 }

@@ -57,13 +57,14 @@ static void lease_kind__table(void **state)
 	(void)state;
 	assert_ptr_equal(lease_kind_at(0), &kind_layout_ops);
 	assert_ptr_equal(lease_kind_at(1), &kind_layout_rfc_ops);
-	assert_ptr_equal(lease_kind_at(2), &kind_deleg_ops);
-	assert_ptr_equal(lease_kind_at(3), &kind_lease_ops);
-	assert_null(lease_kind_at(4));
+	assert_ptr_equal(lease_kind_at(2), &kind_guard_ops);
+	assert_ptr_equal(lease_kind_at(3), &kind_deleg_ops);
+	assert_ptr_equal(lease_kind_at(4), &kind_lease_ops);
+	assert_null(lease_kind_at(5));
 	assert_ptr_equal(lease_kind_find(DAXLEASE_KIND_LEASE), &kind_lease_ops);
 	assert_ptr_equal(lease_kind_find(DAXLEASE_KIND_DELEG), &kind_deleg_ops);
 	assert_ptr_equal(lease_kind_find(DAXLEASE_KIND_LAYOUT), &kind_layout_ops);
-	assert_null(lease_kind_find(DAXLEASE_KIND_GUARD));
+	assert_ptr_equal(lease_kind_find(DAXLEASE_KIND_GUARD), &kind_guard_ops);
 	assert_null(lease_kind_find(DAXLEASE_KIND_AUTO));
 }
 
@@ -99,8 +100,8 @@ static void kind_lease__take_query_give_back(void **state)
 	assert_int_equal(fcntl(f->fd, F_GETOWN_EX, &owner), 0);
 	assert_int_equal(owner.pid, sys_gettid());
 	assert_int_equal(ops->query(f->fd, wr), LEASE_HELD);
-	assert_int_equal(ops->give_back(f->fd), 0);
-	assert_int_equal(ops->give_back(f->fd), -ESTALE);
+	assert_int_equal(ops->give_back(f->fd, (struct lease_want){ 0 }, false), 0);
+	assert_int_equal(ops->give_back(f->fd, (struct lease_want){ 0 }, false), -ESTALE);
 }
 
 static void kind_lease__breaking(void **state)
@@ -121,7 +122,7 @@ static void kind_lease__breaking(void **state)
 		sleep_ms(1);
 	assert_int_equal(ops->query(f->fd, wr), LEASE_BREAKING);
 	breaker_end(&b);
-	assert_int_equal(ops->give_back(f->fd), 0);
+	assert_int_equal(ops->give_back(f->fd, (struct lease_want){ 0 }, false), 0);
 }
 
 static void lease_take__held_already(void **state)
@@ -131,7 +132,7 @@ static void lease_take__held_already(void **state)
 
 	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, wr, &ops), 0);
 	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, wr, &ops), -EAGAIN);
-	assert_int_equal(ops->give_back(f->fd), 0);
+	assert_int_equal(ops->give_back(f->fd, (struct lease_want){ 0 }, false), 0);
 }
 
 static void lease_take__read_lease_held_already(void **state)
@@ -143,7 +144,7 @@ static void lease_take__read_lease_held_already(void **state)
 	file_make_readonly(&f, 1);
 	assert_int_equal(take(&f, DAXLEASE_KIND_LEASE, rd, &ops), 0);
 	assert_int_equal(take(&f, DAXLEASE_KIND_LEASE, rd, &ops), -EAGAIN);
-	assert_int_equal(ops->give_back(f.fd), 0);
+	assert_int_equal(ops->give_back(f.fd, (struct lease_want){ 0 }, false), 0);
 	file_end(&f);
 }
 
@@ -184,7 +185,7 @@ static void lease_take__auto_takes_the_strongest(void **state)
 
 	assert_int_equal(take(f, DAXLEASE_KIND_AUTO, wr, &ops), 0);
 	assert_ptr_equal(ops, have_deleg(f) ? &kind_deleg_ops : &kind_lease_ops);
-	assert_int_equal(ops->give_back(f->fd), 0);
+	assert_int_equal(ops->give_back(f->fd, (struct lease_want){ 0 }, false), 0);
 }
 
 static void lease_take__deleg_where_it_is_and_where_not(void **state)
@@ -195,7 +196,7 @@ static void lease_take__deleg_where_it_is_and_where_not(void **state)
 
 	assert_int_equal(err, have_deleg(f) ? 0 : -EOPNOTSUPP);
 	if (!err)
-		assert_int_equal(ops->give_back(f->fd), 0);
+		assert_int_equal(ops->give_back(f->fd, (struct lease_want){ 0 }, false), 0);
 }
 
 static void kind_deleg__take_query_give_back(void **state)
@@ -209,8 +210,8 @@ static void kind_deleg__take_query_give_back(void **state)
 	assert_int_equal(ops->query(f->fd, wr), LEASE_HELD);
 	fault_arm_name("sys_get_deleg", 1, 1);
 	assert_int_equal(ops->query(f->fd, wr), LEASE_BREAKING);
-	assert_int_equal(ops->give_back(f->fd), 0);
-	assert_int_equal(ops->give_back(f->fd), -ESTALE);
+	assert_int_equal(ops->give_back(f->fd, (struct lease_want){ 0 }, false), 0);
+	assert_int_equal(ops->give_back(f->fd, (struct lease_want){ 0 }, false), -ESTALE);
 }
 
 static void lease_take__filesystem_without_leases(void **state)

@@ -270,7 +270,7 @@ static void reg__the_device(void **state)
 
 	fake_odp(false);
 	refused(fx, &a, -EOPNOTSUPP);
-	assert_non_null(strstr(fx->lines[0], "on-demand paging"));
+	assert_true(fix_said(fx, "on-demand paging"));
 	fake_odp(true);
 	fake_fail_reg(1, EINVAL);
 	refused(fx, &a, -EINVAL);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -51,6 +52,7 @@ static void sys_calls__bad_descriptor(void **state)
 	assert_int_equal(sys_get_layout(BAD_FD, &flags), -EBADF);
 	assert_int_equal(sys_same_description(BAD_FD, BAD_FD), -EBADF);
 	assert_int_equal(sys_read_break_time(BAD_FD), -EBADF);
+	assert_int_equal(sys_set_async(BAD_FD), -EBADF);
 	assert_int_equal(sys_path_info("/nonexistent", &file), -ENOENT);
 }
 
@@ -389,6 +391,53 @@ static void sys_wait_signal__comes_or_not(void **state)
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
+/* The signal says which descriptor, and that it is readable. */
+static void sys_set_async__signal_when_readable(void **state)
+{
+	const uint64_t soon = sys_now_ns() + 5 * NSEC_PER_SEC;
+	struct sys_owner owner = { .type = F_OWNER_TID, .id = sys_gettid() };
+	int socks[2];
+	siginfo_t info;
+	sigset_t set;
+
+	(void)state;
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMIN);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks), 0);
+	assert_int_equal(sys_set_owner(socks[0], owner), 0);
+	assert_int_equal(sys_set_signal(socks[0], SIGRTMIN), 0);
+	assert_int_equal(sys_set_async(socks[0]), 0);
+	assert_int_equal(send(socks[1], "", 1, 0), 1);
+	assert_int_equal(sys_wait_signal(&set, soon, &info), SIGRTMIN);
+	assert_int_equal(info.si_fd, socks[0]);
+	assert_true(info.si_code > 0 && info.si_code != SI_KERNEL);
+	sys_close(socks[1]); /* and when nobody will say anything any more */
+	assert_int_equal(sys_wait_signal(&set, soon, &info), SIGRTMIN);
+	assert_int_equal(info.si_fd, socks[0]);
+	sys_close(socks[0]);
+	while (sys_wait_signal(&set, 0, &info) > 0)
+		;
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+static void sys_wait_readable__one_of_them_or_not(void **state)
+{
+	int fds[] = { sys_eventfd(), sys_eventfd() };
+	uint64_t until = sys_now_ns() + 5 * NSEC_PER_MSEC;
+
+	(void)state;
+	assert_int_equal(sys_wait_readable(fds, 2, 0), 0);
+	assert_int_equal(sys_wait_readable(fds, 2, until), 0);
+	assert_true(sys_now_ns() >= until);
+	sys_event_set(fds[1]);
+	assert_int_equal(sys_wait_readable(fds, 2, until + 5 * NSEC_PER_SEC), 1);
+	assert_int_equal(sys_wait_readable(fds, 1, 0), 0);
+	assert_int_equal(sys_wait_readable((int[]){ -1, fds[1] }, 2, 0), 1);
+	sys_close(fds[0]);
+	sys_close(fds[1]);
+}
+
 static void sys_memory__zeroed_and_grown(void **state)
 {
 	unsigned char *p = sys_calloc(3, 4);
@@ -426,6 +475,8 @@ int main(void)
 		cmocka_unit_test(sys_memlock_limit__with_and_without),
 		cmocka_unit_test(sys_thread_create__all_signals_blocked),
 		cmocka_unit_test(sys_wait_signal__comes_or_not),
+		cmocka_unit_test(sys_set_async__signal_when_readable),
+		cmocka_unit_test(sys_wait_readable__one_of_them_or_not),
 		cmocka_unit_test(sys_memory__zeroed_and_grown),
 	};
 
