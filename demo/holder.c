@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -40,6 +41,7 @@ struct options {
 	enum mode mode;
 	enum daxlease_kind kind;
 	bool exclusive;
+	int fd; /* the file, open already; -1: not */
 	size_t size;
 	uint32_t budget_ms;
 };
@@ -195,7 +197,9 @@ static void register_file(struct holder *h)
 {
 	int fd, ret;
 
-	fd = open(h->opts->file, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	fd = h->opts->fd;
+	if (fd < 0)
+		fd = open(h->opts->file, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	if (fd < 0)
 		die("%s: %s", h->opts->file, strerror(errno));
 	ret = posix_fallocate(fd, 0, (off_t)h->opts->size);
@@ -330,11 +334,14 @@ static void usage(FILE *out)
 	      "writer does, or with SIGINT or SIGTERM.\n"
 	      "\n"
 	      "  --file FILE        file on FS-DAX; it is overwritten\n"
+	      "  --fd N             FILE is open already, as descriptor N, and empty; whoever\n"
+	      "                     else has that one shares it\n"
 	      "  --size MIB         its size (64)\n"
 	      "  --socket PATH      where the writer connects (/tmp/daxlease-demo.sock)\n"
 	      "  --device NAME      RDMA device, RoCE (the first one)\n"
-	      "  --kind KIND        lease kind: auto, layout, layout-rfc, deleg, lease (auto)\n"
-	      "  --exclusive        nobody may change the file meanwhile (layout kinds)\n"
+	      "  --kind KIND        lease kind: auto, layout, layout-rfc, guard, deleg, lease\n"
+	      "                     (auto)\n"
+	      "  --exclusive        nobody may change the file meanwhile (layout kinds, guard)\n"
 	      "  --budget MS        time that the writer is given to drain (3000)\n"
 	      "  --without MODE     do without the library: 'pinned' is ibv_reg_mr(), 'odp' is\n"
 	      "                     ibv_reg_mr() with on-demand paging\n"
@@ -375,6 +382,7 @@ static void parse_options(int argc, char **argv, struct options *opts)
 {
 	static const struct option table[] = {
 		{ "file", required_argument, NULL, 'f' },
+		{ "fd", required_argument, NULL, 'F' },
 		{ "size", required_argument, NULL, 's' },
 		{ "socket", required_argument, NULL, 'S' },
 		{ "device", required_argument, NULL, 'd' },
@@ -391,6 +399,9 @@ static void parse_options(int argc, char **argv, struct options *opts)
 		switch (c) {
 		case 'f':
 			opts->file = optarg;
+			break;
+		case 'F':
+			opts->fd = (int)parse_number("fd", optarg, 3, INT_MAX);
 			break;
 		case 's':
 			opts->size = parse_number("size", optarg, 1, 1 << 20) * MIB;
@@ -433,6 +444,7 @@ int main(int argc, char **argv)
 	struct options opts = {
 		.socket = "/tmp/daxlease-demo.sock",
 		.kind = DAXLEASE_KIND_AUTO,
+		.fd = -1,
 		.size = 64 * MIB,
 		.budget_ms = 3000,
 	};

@@ -54,6 +54,7 @@ struct writer {
 	struct keys keys;
 	uint64_t seq;
 	uint64_t next_burst_ns;
+	bool halving;  /* once stopped: what is in the second half will be gone */
 	bool running;  /* may post */
 	bool stopping; /* the holder waits for our MSG_DRAINED */
 	bool ending;
@@ -199,21 +200,20 @@ static void clear_channel(struct writer *w)
 /* ------------------------------------------------------------------------- */
 /* What the holder and the user ask for */
 
-/* What is behind the new end of the file went with it; that is what truncate means. */
-static void forget_behind(struct writer *w, uint64_t length)
+/* What is there from this place on goes with the blocks: that is what truncate means. */
+static void forget_from(struct writer *w, uint64_t from, const char *where)
 {
 	uint64_t gone = 0;
 
-	for (uint64_t i = length / RECORD_SIZE; i < w->ledger->slots; i++) {
+	for (uint64_t i = from / RECORD_SIZE; i < w->ledger->slots; i++) {
 		gone += w->ledger->slot[i].acked_seq != 0;
 		w->ledger->slot[i] = (struct ledger_slot){ 0 };
 	}
 	w->ledger->gone += gone;
-	w->ledger->length = length;
-	if (length < w->ledger->shortest)
-		w->ledger->shortest = length;
+	if (from < w->ledger->shortest)
+		w->ledger->shortest = from;
 	if (gone)
-		event("gone", "drops %" PRIu64 " records behind the file's new end", gone);
+		event("gone", "drops %" PRIu64 " records %s", gone, where);
 }
 
 static void start(struct writer *w, const struct keys *keys)
@@ -225,7 +225,8 @@ static void start(struct writer *w, const struct keys *keys)
 	w->keys = *keys;
 	w->acked_here = 0;
 	w->running = !w->ending && !w->error;
-	forget_behind(w, keys->length);
+	w->ledger->length = keys->length;
+	forget_from(w, keys->length, "behind the file's new end");
 }
 
 static void stop(struct writer *w)
@@ -262,6 +263,9 @@ static void say_drained(struct writer *w)
 	struct msg msg = { .type = MSG_DRAINED };
 
 	event("drained", "last work request complete, %" PRIu64 " in all", w->ledger->acked);
+	if (w->halving)
+		forget_from(w, w->ledger->length / 2, "where the hole will be");
+	w->halving = false;
 	control_send(w->conn, &msg);
 	w->stopping = false;
 }
@@ -278,6 +282,10 @@ static void handle_signal(struct writer *w, int signo)
 {
 	if (signo == SIGUSR1) {
 		say_count(w);
+		return;
+	}
+	if (signo == SIGUSR2) {
+		w->halving = true;
 		return;
 	}
 	w->running = false;
@@ -407,7 +415,8 @@ static void usage(FILE *out)
 {
 	fputs("usage: writer [OPTION...]\n"
 	      "Connects to a holder and writes records into its file with RDMA WRITE until\n"
-	      "SIGINT, SIGTERM or an error. SIGUSR1: say how many since last asked.\n"
+	      "SIGINT, SIGTERM or an error. SIGUSR1: say how many since last asked. SIGUSR2:\n"
+	      "when it is stopped next, a hole will be made of the second half of the file.\n"
 	      "\n"
 	      "  --socket PATH      where the holder listens (/tmp/daxlease-demo.sock)\n"
 	      "  --device NAME      RDMA device, RoCE (the first one)\n"
@@ -477,7 +486,7 @@ static void parse_options(int argc, char **argv, struct options *opts)
 
 int main(int argc, char **argv)
 {
-	static const int signals[] = { SIGINT, SIGTERM, SIGUSR1, 0 };
+	static const int signals[] = { SIGINT, SIGTERM, SIGUSR1, SIGUSR2, 0 };
 	struct options opts = { .socket = "/tmp/daxlease-demo.sock", .depth = 16, .rate = 4000 };
 	struct writer w = { .opts = &opts, .error = IBV_WC_SUCCESS };
 	int signal_fd;
