@@ -16,14 +16,20 @@ quietly() {
 	"$@" >"$dir/log" 2>&1 || { cat "$dir/log"; echo "failed: $*"; exit 1; }
 }
 
-quietly meson setup "$dir/build" "$top" --prefix "$prefix" --libdir lib -Dexamples=true
+quietly meson setup "$dir/build" "$top" --prefix "$prefix" --libdir lib -Dexamples=true \
+	-Ddaemon=enabled
 quietly meson install -C "$dir/build"
 
 for file in include/daxlease/daxlease.h include/daxlease/version.h lib/libdaxlease.so \
 	lib/libdaxlease.a lib/pkgconfig/libdaxlease.pc share/man/man7/daxlease.7 \
-	share/man/man3/daxlease_reg_mr.3; do
+	share/man/man3/daxlease_reg_mr.3 share/man/man8/daxleased.8 sbin/daxleased \
+	lib/systemd/system/daxleased.service lib/systemd/system/daxleased.socket; do
 	[[ -e $prefix/$file ]] || { echo "not installed: $file"; exit 1; }
 done
+
+"$prefix/sbin/daxleased" --version
+grep -qx "ExecStart=$prefix/sbin/daxleased" "$prefix/lib/systemd/system/daxleased.service" ||
+	{ echo "the unit does not start what was installed"; exit 1; }
 
 cat >"$dir/user.c" <<'END'
 #include <daxlease/daxlease.h>

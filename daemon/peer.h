@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Who is at the other end of a socket, and what he may do. */
+#ifndef DAXLEASED_PEER_H
+#define DAXLEASED_PEER_H
+
+#include "server.h"
+
+/*
+ * As he was when he connected. ret_peer->pidfd is the caller's. Privileged are root and
+ * who has CAP_LEASE as an ambient capability. -errno if it cannot be known.
+ */
+int peer_of(int sock, struct guard_peer *ret_peer);
+
+#endif
