@@ -9,6 +9,12 @@
 #include "runner.h"
 
 unsigned int layouts_found;
+bool guard_found;
+
+static unsigned int kinds_found(void)
+{
+	return KIND_BOTH | layouts_found | (guard_found ? KIND_GUARD : 0);
+}
 
 void add_case(case_fn fn, const void *arg, unsigned int kinds, unsigned int seconds,
 	      const char *fmt, ...)
@@ -20,7 +26,7 @@ void add_case(case_fn fn, const void *arg, unsigned int kinds, unsigned int seco
 	vsnprintf(name, sizeof(name), fmt, args);
 	va_end(args);
 	for (unsigned int kind = 0; kind < DAXLEASE_KIND_MAX; kind++) {
-		if (!(kinds & (KIND_BOTH | layouts_found) & 1u << kind))
+		if (!(kinds & kinds_found() & 1u << kind))
 			continue;
 		snprintf(with_kind, sizeof(with_kind), "%s/%s", name, daxlease_kind_str(kind));
 		runner_add(NULL, with_kind, fn, arg, kind, seconds);
@@ -28,7 +34,7 @@ void add_case(case_fn fn, const void *arg, unsigned int kinds, unsigned int seco
 }
 
 /* By asking for one, as the library does. What is missing is said, lest it be missed. */
-static void find_layouts(const char *fs)
+static void find_kinds(const char *fs)
 {
 	struct daxlease_caps caps = { .size = sizeof(caps) };
 	char path[64];
@@ -43,14 +49,17 @@ static void find_layouts(const char *fs)
 		if (KIND_LAYOUTS & 1u << kind && !caps.kinds[kind].error)
 			layouts_found |= 1u << kind;
 	}
+	guard_found = !caps.kinds[DAXLEASE_KIND_GUARD].error;
 	printf("kinds:");
 	for (unsigned int kind = 0; kind < DAXLEASE_KIND_MAX; kind++) {
-		if ((KIND_BOTH | layouts_found) & 1u << kind)
+		if (kinds_found() & 1u << kind)
 			printf(" %s", daxlease_kind_str(kind));
 	}
-	printf("%s\n", layouts_found == KIND_LAYOUTS ?
-			       "" :
-			       " (no cases for other layout leases, which this kernel lacks)");
+	printf("%s%s\n",
+	       layouts_found == KIND_LAYOUTS ?
+		       "" :
+		       " (no cases for other layout leases, which this kernel lacks)",
+	       guard_found ? "" : " (nor for guards)");
 }
 
 static void add_all(void)
@@ -87,7 +96,7 @@ int main(int argc, char **argv)
 	}
 	if (optind == argc)
 		return usage();
-	find_layouts(argv[optind]);
+	find_kinds(argv[optind]);
 	add_all();
 	status = runner_run(re, argv + optind);
 	return status < 0 ? usage() : status;

@@ -62,7 +62,7 @@ static void reader(struct stage *s)
 {
 	uint32_t rkey = region_rkey(&s->region);
 
-	if (is_layout(s->w->kind)) { /* it is nobody's business */
+	if (is_quiet(s->w->kind)) { /* it is nobody's business */
 		CHECK_EQ(other_do(&s->other, OP_OPEN_READ, s->file.path, 0, -1), 0);
 		CHECK_EQ(s->region.lends + s->region.drains, 0);
 		return;

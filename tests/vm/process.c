@@ -122,6 +122,71 @@ static void child_registers(const struct world *w, const void *arg)
 	stage_close(&s);
 }
 
+static int child_pending(struct region *r)
+{
+	const int *told = r->arg;
+
+	CHECK_EQ(write(*told, "d", 1), 1);
+	return DAXLEASE_PENDING;
+}
+
+/* Until it is told to answer. */
+static _Noreturn void guard_in_child(struct stage *s, int told, int go_on)
+{
+	const struct how how = { .on_drain = child_pending, .arg = &told };
+	struct daxlease_ctx *ctx;
+	struct region mine;
+	struct device dev;
+	char c;
+
+	device_open(&dev, "rxe0");
+	ctx = ctx_make(DAXLEASE_MODE_THREAD);
+	CHECK_EQ(region_try(&mine, ctx, dev.pd, &s->file, s->w, &how), 0);
+	CHECK_EQ(write(told, "r", 1), 1);
+	CHECK_EQ(read(go_on, &c, 1), 1);
+	CHECK_EQ(daxlease_mr_drained(mine.mr), 0);
+	WAIT_FOR(&mine, releases, 1);
+	CHECK_EQ(mine.release_result, 0);
+	region_end(&mine);
+	CHECK_EQ(daxlease_ctx_free(ctx), 0);
+	_exit(EXIT_SUCCESS);
+}
+
+static void expect_byte(int fd, char wanted)
+{
+	char c;
+
+	CHECK_EQ(read(fd, &c, 1), 1);
+	CHECK_EQ(c, wanted);
+}
+
+/* Guards do not mind each other: the other side waits for both. */
+static void child_guards_too(const struct world *w, const void *arg)
+{
+	int told[2], go_on[2];
+	struct stage s;
+	pid_t pid;
+
+	(void)arg;
+	stage_open(&s, w, O_RDWR, NULL);
+	CALL(pipe2(told, O_CLOEXEC));
+	CALL(pipe2(go_on, O_CLOEXEC));
+	pid = fork_holder();
+	if (!pid)
+		guard_in_child(&s, told[1], go_on[0]);
+	expect_byte(told[0], 'r');
+	other_begin(&s.other, OP_TRUNCATE, s.file.path, PAGE, -1);
+	expect_byte(told[0], 'd');
+	sleep_ms(300);
+	CHECK(other_waits(&s.other));
+	CHECK_EQ(file_size_now(&s.file), FILE_SIZE);
+	CHECK_EQ(write(go_on[1], "", 1), 1);
+	CHECK_EQ(other_end(&s.other, SOON_MS), 0);
+	expect_child_ok(pid, SOON_MS);
+	region_check_released(&s.region, 0);
+	stage_close(&s);
+}
+
 /* A child that has the description, and does nothing with it. */
 static void child_exits(const struct world *w, const void *arg)
 {
@@ -340,7 +405,10 @@ static void holder_start(struct holder *h, const struct world *w, enum life life
 	h->verdict = verdict[1];
 	CHECK_EQ(read(h->ready, &c, 1), 1);
 	CHECK_EQ(c, 'r');
-	CHECK_EQ(leases_in_kernel(h->file.ino), 1);
+	if (w->kind == DAXLEASE_KIND_GUARD)
+		CHECK(is_guarded_by(h->pid, h->file.ino));
+	else
+		CHECK_EQ(leases_in_kernel(h->file.ino), 1);
 }
 
 static void holder_let_go(const struct holder *h)
@@ -429,7 +497,7 @@ static void stands_still(const struct world *w, const void *arg)
 
 /*
  * The lease outlives the parent in the child, with nobody to answer. So does what is
- * pinned, for the child has the device's descriptor as well.
+ * pinned, for the child has the device's descriptor as well. A guard does not.
  */
 static void dies_before_child(const struct world *w, const void *arg)
 {
@@ -440,10 +508,13 @@ static void dies_before_child(const struct world *w, const void *arg)
 	holder_start(&h, w, LIFE_FORKS);
 	CALL(kill(h.pid, SIGKILL));
 	CHECK_EQ(wait_child(h.pid, SOON_MS), SIGKILL);
-	CHECK_EQ(leases_in_kernel(h.file.ino), 1);
+	CHECK_EQ(leases_in_kernel(h.file.ino), w->kind != DAXLEASE_KIND_GUARD);
 	CHECK_EQ(other_do(&h.other, OP_TRUNCATE, h.file.path, PAGE, -1),
 		 is_layout(w->kind) ? -ETXTBSY : 0);
-	CHECK_BETWEEN(other_took_ms(&h.other), 1800, 5000);
+	if (w->kind == DAXLEASE_KIND_GUARD) /* no child has it */
+		CHECK_BETWEEN(other_took_ms(&h.other), 0, 1500);
+	else
+		CHECK_BETWEEN(other_took_ms(&h.other), 1800, 5000);
 	CHECK_EQ(leases_in_kernel(h.file.ino), is_layout(w->kind));
 	other_stop(&h.other);
 }
@@ -453,18 +524,22 @@ void add_process_cases(void)
 	static const int read_only = O_RDONLY, read_write = O_RDWR;
 
 	add_case(child_calls, NULL, KIND_ALL, 0, "fork/child-calls");
-	add_case(child_registers, &read_write, KIND_ALL, 0, "fork/child-registers/wr");
-	add_case(child_registers, &read_only, KIND_ALL, 0, "fork/child-registers/rd");
+	add_case(child_registers, &read_write, KIND_BOTH | KIND_LAYOUTS, 0,
+		 "fork/child-registers/wr");
+	add_case(child_registers, &read_only, KIND_BOTH | KIND_LAYOUTS, 0,
+		 "fork/child-registers/rd");
+	add_case(child_guards_too, NULL, KIND_GUARD, 0, "fork/child-guards-too");
 	add_case(child_exits, NULL, KIND_ALL, 0, "fork/child-exits");
 	add_case(child_execs, NULL, KIND_ALL, 0, "fork/child-execs");
 	add_case(child_lives, NULL, KIND_ALL, 0, "fork/child-lives");
 	add_case(closes_fd, NULL, KIND_ALL, 0, "own/closes-fd");
-	add_case(unmaps, NULL, KIND_BOTH, 0, "own/unmaps");
+	add_case(unmaps, NULL, KIND_BOTH | KIND_GUARD, 0, "own/unmaps");
 	add_case(unmaps_pinned, NULL, KIND_LAYOUTS, 0, "own/unmaps");
 	add_case(maps_something_else, NULL, KIND_ALL, 0, "own/maps-something-else");
 	add_case(exits, NULL, KIND_ALL, 0, "death/exits");
 	add_case(exits_draining, NULL, KIND_ALL, 0, "death/exits-draining");
 	add_case(killed_draining, NULL, KIND_ALL, 0, "death/killed-draining");
-	add_case(stands_still, NULL, KIND_ALL, 0, "death/stands-still");
+	/* With a guard in the process: see the suite of guards. */
+	add_case(stands_still, NULL, KIND_BOTH | KIND_LAYOUTS, 0, "death/stands-still");
 	add_case(dies_before_child, NULL, KIND_ALL, 0, "death/dies-before-child");
 }

@@ -130,7 +130,7 @@ void region_make(struct region *r, struct daxlease_ctx *ctx, struct ibv_pd *pd, 
 	CHECK_EQ(region_info(r).on_demand, !is_layout(w->kind) || only_readable(f));
 	if (is_layout(w->kind) && only_readable(f))
 		CHECK(log_has("map it PROT_WRITE"));
-	CHECK_EQ(leases_in_kernel(f->ino), 1);
+	region_check_leased(r, 1);
 }
 
 void region_end(struct region *r)
@@ -155,6 +155,14 @@ void region_wait(struct region *r, const unsigned int *count, unsigned int n, co
 		fail_at(file, line, "%s: only %u, waited for %u", what, *count, n);
 }
 
+void region_check_leased(const struct region *r, unsigned int leases)
+{
+	bool guarded = region_info(r).kind == DAXLEASE_KIND_GUARD;
+
+	CHECK_EQ(leases_in_kernel(r->file->ino), guarded ? 0 : leases);
+	CHECK_EQ(is_guarded_by(getpid(), r->file->ino), guarded && leases);
+}
+
 void region_check_untouched(struct region *r)
 {
 	struct daxlease_mr_info info = region_info(r);
@@ -163,7 +171,7 @@ void region_check_untouched(struct region *r)
 	CHECK_EQ(info.state, DAXLEASE_STATE_ACTIVE);
 	CHECK_EQ(info.generation, 1);
 	CHECK_EQ(info.registered, r->length);
-	CHECK_EQ(leases_in_kernel(r->file->ino), 1);
+	region_check_leased(r, 1);
 	CHECK(!lease_is_breaking(r->file->ino));
 }
 
@@ -175,7 +183,7 @@ void region_check_released(struct region *r, int result)
 	CHECK_EQ(r->lends + r->guards + r->regains, 0);
 	CHECK_EQ(daxlease_mr_get_state(r->mr), DAXLEASE_STATE_RELEASED);
 	CHECK(!daxlease_mr_get_ibv_mr(r->mr));
-	CHECK_EQ(leases_in_kernel(r->file->ino), 0);
+	region_check_leased(r, 0);
 }
 
 struct daxlease_mr_info region_info(const struct region *r)

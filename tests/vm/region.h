@@ -55,6 +55,8 @@ void region_end(struct region *r);
 #define WAIT_FOR(r, count, n) region_wait(r, &(r)->count, n, __FILE__, __LINE__, #count)
 void region_wait(struct region *r, const unsigned int *count, unsigned int n, const char *file,
 		 int line, const char *what);
+/* The file has as many leases, or a guard of this process. */
+void region_check_leased(const struct region *r, unsigned int leases);
 /* No callback has come, and the registration is what it was. */
 void region_check_untouched(struct region *r);
 /* Drained and given back in time, once; nothing else. */

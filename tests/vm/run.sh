@@ -7,9 +7,11 @@ set -euo pipefail
 
 usage() {
 	cat <<'EOF'
-Usage: tests/vm/run.sh --bin DIR [--kselftest DIR] [--fs ext4|xfs|both]
-                       [--suite SUITE] [--filter RE]
+Usage: tests/vm/run.sh --bin DIR [--kselftest DIR] [--daemon FILE]
+                       [--fs ext4|xfs|both] [--suite SUITE] [--filter RE]
        tests/vm/run.sh --bin DIR [--fs ext4|xfs|both] --storm N [--seed N]
+       tests/vm/run.sh --bin DIR [--daemon FILE] [--fs ext4|xfs|both] --suite guard
+                       --storm N [--filter RE]
 
 In the guest of scripts/vm, as root: run the cases of tests/vm on FS-DAX and
 soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
@@ -19,17 +21,21 @@ soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
   --kselftest DIR
                 where the tests are that the kernel series brings along, see
                 scripts/lib/series.sh
+  --daemon FILE the program daxleased for the suite guard; default:
+                DIR/daemon/daxleased
   --suite SUITE library: the cases of the library (vm-cases); layout: those of the
                 kernel's layout leases (layout-cases), which it is an error to ask
-                for if the kernel has none; kselftest: those of --kselftest;
-                default: library, layout if the kernel has them, and kselftest
-                with --kselftest
+                for if the kernel has none; guard: those of the kind guard
+                (guard-cases), the same for a kernel without pre-content events;
+                kselftest: those of --kselftest; default: library, layout and guard
+                if the kernel has them, and kselftest with --kselftest
   --fs FS       ext4, xfs or both (default)
   --filter RE   only cases whose name (ext4/table/truncate/wr/deleg, or
                 ext4/layout_lease_test/pin of kselftest) has a match for this
                 extended regular expression; with !RE only those that have none
   --storm N     of the suite layout only kill/storm, with N rounds (40 otherwise);
-                500 take some 5 minutes for each filesystem
+                500 take some 5 minutes for each filesystem. With --suite guard the
+                number of files that are broken at once, 100 otherwise
   --seed N      where its random numbers begin; it prints what it used
 
 Exit status: 0 if all passed, 1 if one failed or none was run, 2 for anything else.
@@ -41,11 +47,11 @@ die() {
 	exit 2
 }
 
-bin='' kselftest='' fs=both suite='' filter='' storm='' seed=''
+bin='' kselftest='' daemon='' fs=both suite='' filter='' storm='' seed=''
 
 while (($#)); do
 	case $1 in
-	--bin | --kselftest | --fs | --suite | --filter | --storm | --seed)
+	--bin | --kselftest | --daemon | --fs | --suite | --filter | --storm | --seed)
 		(($# > 1)) || die "$1 wants a value; see --help"
 		declare "${1#--}=$2"
 		shift 2
@@ -65,12 +71,12 @@ both) filesystems=(ext4 xfs) ;;
 esac
 
 case $suite in
-'' | library | layout) ;;
+'' | library | layout | guard) ;;
 kselftest) [[ $kselftest ]] || die "--suite kselftest: where are they? See --kselftest" ;;
-*) die "--suite $suite: neither library, layout nor kselftest" ;;
+*) die "--suite $suite: neither library, layout, guard nor kselftest" ;;
 esac
 
-if [[ $storm ]]; then
+if [[ $storm && $suite != guard ]]; then
 	[[ -z $suite || $suite == layout ]] || die "--storm and --suite $suite exclude each other"
 	suite=layout
 fi
@@ -132,8 +138,8 @@ allow_exchange_range() {
 	: >"$done"
 }
 
-# layout-cases says so by this status.
-readonly no_layout=3
+# layout-cases and guard-cases say so by this status.
+readonly not_there=3
 
 run_library() {
 	make_device
@@ -146,6 +152,15 @@ run_layout() {
 	program=$(find_program layout-cases)
 	[[ " ${filesystems[*]} " != *" xfs "* ]] || allow_exchange_range "$program"
 	"$program" --filter "$filter" ${storm:+--storm "$storm"} ${seed:+--seed "$seed"} \
+		"${filesystems[@]}"
+}
+
+run_guard() {
+	local program
+	program=$(find_program guard-cases)
+	[[ $daemon ]] || daemon=$bin/daemon/daxleased
+	[[ -x $daemon ]] || die "no daemon '$daemon'; see --daemon"
+	"$program" --daemon "$daemon" --filter "$filter" ${storm:+--storm "$storm"} \
 		"${filesystems[@]}"
 }
 
@@ -212,8 +227,8 @@ run_kselftest() {
 	done | kselftest_count
 }
 
-# count SUITE: runs it, and adds to what has passed and failed. A kernel without
-# layout leases is a failure only if they were asked for.
+# count SUITE: runs it, and adds to what has passed and failed. A kernel without what it
+# is about is a failure only if it was asked for.
 count() {
 	local status=0 line
 	"run_$1" | tee "$log" || status=${PIPESTATUS[0]}
@@ -222,7 +237,7 @@ count() {
 		passed=$((passed + BASH_REMATCH[1]))
 		failed=$((failed + BASH_REMATCH[2]))
 		((status <= 1)) || die "$1: status $status"
-	elif [[ $suite || $status != "$no_layout" ]]; then
+	elif [[ $suite || $status != "$not_there" ]]; then
 		die "$1: status $status, and no count"
 	fi
 }
@@ -232,7 +247,7 @@ enlarge_packets dummy0
 make_page_cache
 log=$(mktemp)
 passed=0 failed=0
-for part in ${suite:-library layout ${kselftest:+kselftest}}; do
+for part in ${suite:-library layout guard ${kselftest:+kselftest}}; do
 	count "$part"
 done
 printf '%d passed, %d failed\n' "$passed" "$failed"

@@ -150,6 +150,58 @@ bool lease_is_breaking(ino_t ino)
 	return count_leases(ino, true);
 }
 
+/* "fanotify ino:83 sdev:10300000 mflags:0 mask:110000 ignored_mask:40000000 ..." */
+static bool has_mark(const char *path, ino_t ino)
+{
+	FILE *f = fopen(path, "re");
+	bool found = false;
+	char line[256];
+	uintmax_t marked;
+
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = sscanf(line, "fanotify ino:%jx", &marked) == 1 && (ino_t)marked == ino;
+	if (f)
+		fclose(f);
+	return found;
+}
+
+static bool task_has_mark(const char *task, ino_t ino)
+{
+	bool found = false;
+	char path[320];
+	struct dirent *entry;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "%s/fdinfo", task);
+	dir = opendir(path);
+	while (dir && !found && (entry = readdir(dir))) {
+		snprintf(path, sizeof(path), "%s/fdinfo/%.32s", task, entry->d_name);
+		found = entry->d_name[0] != '.' && has_mark(path, ino);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+/* The guard's threads have descriptors of their own. */
+bool is_guarded_by(pid_t pid, ino_t ino)
+{
+	bool found = false;
+	char path[64];
+	struct dirent *entry;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	dir = opendir(path);
+	while (dir && !found && (entry = readdir(dir))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%.16s", (int)pid, entry->d_name);
+		found = entry->d_name[0] != '.' && task_has_mark(path, ino);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
 unsigned int count_fds(void)
 {
 	DIR *dir = opendir("/proc/self/fd");

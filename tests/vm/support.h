@@ -73,6 +73,8 @@ int sysctl_get(const char *name);
 /* Leases of all kinds in /proc/locks; of one inode, or of all if ino is 0. */
 unsigned int leases_in_kernel(ino_t ino);
 bool lease_is_breaking(ino_t ino);
+/* Whether that process has a guard that watches the inode. */
+bool is_guarded_by(pid_t pid, ino_t ino);
 
 unsigned int count_fds(void);
 
@@ -101,19 +103,28 @@ typedef void (*case_fn)(const struct world *w, const void *arg);
 #define KIND_LAYOUT (1u << DAXLEASE_KIND_LAYOUT)
 #define KIND_LAYOUT_RFC (1u << DAXLEASE_KIND_LAYOUT_RFC)
 #define KIND_LAYOUTS (KIND_LAYOUT | KIND_LAYOUT_RFC) /* those that have them */
-#define KIND_ALL (KIND_BOTH | KIND_LAYOUTS)
+#define KIND_GUARD (1u << DAXLEASE_KIND_GUARD)	     /* kernels with pre-content events */
+#define KIND_QUIET (KIND_LAYOUTS | KIND_GUARD)	     /* opens are nobody's business */
+#define KIND_ALL (KIND_BOTH | KIND_LAYOUTS | KIND_GUARD)
 
-/* KIND_LAYOUTS that this kernel has. */
+/* KIND_LAYOUTS that this kernel has, and whether it has guards. */
 extern unsigned int layouts_found;
+extern bool guard_found;
 
 static inline bool is_layout(enum daxlease_kind kind)
 {
 	return KIND_LAYOUTS & 1u << kind;
 }
 
+/* Only changes break it, not opens. */
+static inline bool is_quiet(enum daxlease_kind kind)
+{
+	return KIND_QUIET & 1u << kind;
+}
+
 /*
- * For each of the kinds, but for layouts that this kernel does not have; arg is passed
- * on. 0 seconds: the default.
+ * For each of the kinds, but for those that this kernel does not have; arg is passed on.
+ * 0 seconds: the default.
  */
 void add_case(case_fn fn, const void *arg, unsigned int kinds, unsigned int seconds,
 	      const char *fmt, ...) PRINTF_LIKE(5, 6);

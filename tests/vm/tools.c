@@ -16,9 +16,9 @@ enum effect {
 
 struct tool {
 	const char *name;
-	const char *command; /* $F: the file */
-	enum effect lease, deleg, layout;
-	long size_after; /* -1: does not matter */
+	const char *command;		 /* $F: the file */
+	enum effect lease, deleg, quiet; /* quiet: layouts and guard */
+	long size_after;		 /* -1: does not matter */
 };
 
 static const struct tool tools[] = {
@@ -65,7 +65,7 @@ static void check_read(struct stage *s)
 static void run_tool(const struct world *w, const void *arg)
 {
 	const struct tool *tool = arg;
-	enum effect effect = is_layout(w->kind)		    ? tool->layout :
+	enum effect effect = is_quiet(w->kind)		    ? tool->quiet :
 			     w->kind == DAXLEASE_KIND_DELEG ? tool->deleg :
 							      tool->lease;
 	struct traffic traffic;
@@ -102,7 +102,7 @@ void add_tool_cases(void)
 {
 	for (unsigned int i = 0; i < ARRAY_SIZE(tools); i++) {
 		unsigned int kinds = (tools[i].lease != NO_CASE ? KIND_BOTH : 0) |
-				     (tools[i].layout != NO_CASE ? KIND_LAYOUTS : 0);
+				     (tools[i].quiet != NO_CASE ? KIND_QUIET : 0);
 
 		add_case(run_tool, &tools[i], kinds, 0, "tool/%s", tools[i].name);
 	}
