@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "inproc.h"
+#include "mask.h"
 
 #define MAX_LISTENERS 4
 
@@ -20,16 +21,10 @@ static unsigned int count_listeners(void)
 /* The threads inherit the mask: the program's handlers never run there. */
 static int start_masked(const struct guard_opts *opts, struct guard_server **ret_server)
 {
-	sigset_t all, old;
+	sigset_t old;
 	int err;
 
-	sigfillset(&all);
-	/* What a thread itself does wrong: blocked, these kill. */
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGFPE);
-	sigdelset(&all, SIGILL);
-	sigdelset(&all, SIGSEGV);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
+	mask_signals(&old);
 	err = guard_server_new(opts, ret_server);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return err;

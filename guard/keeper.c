@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "keeper.h"
+#include "mask.h"
 
 #define THREAD_STACK (256 * 1024)
 
@@ -118,18 +119,12 @@ static void *keep_main(void *arg)
 static int start_thread(struct keeper *k)
 {
 	pthread_attr_t attr;
-	sigset_t all, old;
+	sigset_t old;
 	int err;
 
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, THREAD_STACK);
-	sigfillset(&all);
-	/* What the thread itself does wrong: blocked, these kill. */
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGFPE);
-	sigdelset(&all, SIGILL);
-	sigdelset(&all, SIGSEGV);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
+	mask_signals(&old);
 	err = pthread_create(&k->thread, &attr, keep_main, k);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);

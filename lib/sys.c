@@ -20,6 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "mask.h"
 #include "sys.h"
 #include "util.h"
 
@@ -463,21 +464,14 @@ pid_t sys_gettid(void)
 int sys_thread_create(pthread_t *ret_thread, void *(*fn)(void *), void *arg)
 {
 	pthread_attr_t attr;
-	sigset_t all, old;
+	sigset_t old;
 	int err;
 
 	err = pthread_attr_init(&attr);
 	if (err)
 		return -err;
 	pthread_attr_setstacksize(&attr, THREAD_STACK);
-	/* The thread inherits the mask: the program's handlers never run there. */
-	sigfillset(&all);
-	/* But these are about what the thread itself does: blocked, they kill. */
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGFPE);
-	sigdelset(&all, SIGILL);
-	sigdelset(&all, SIGSEGV);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
+	mask_signals(&old);
 	err = pthread_create(ret_thread, &attr, fn, arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
