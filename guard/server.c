@@ -538,16 +538,15 @@ static void give_up(struct guard_server *s)
 /* The program has closed what it does not know. False: that's the end. */
 static bool heal(struct guard_server *s, int epoll)
 {
-	bool ok;
+	bool ok = true; /* if another listener was faster */
 
 	lock(s);
-	if (s->epoll == epoll && s->keeper) {
+	if (s->epoll == epoll) {
 		s->timer_ns = BOOK_NEVER;
-		ok = !open_waiting(s);
-		if (!ok)
+		ok = s->keeper && !open_waiting(s);
+		if (!ok && s->keeper)
 			give_up(s);
 	}
-	ok = s->epoll != epoll;
 	unlock(s);
 	notify_clients(s);
 	return ok;
