@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
  * (g) The kind guard. A break against a bare fanotify loop, which deregisters and answers
- * whatever comes; and what those pay who read and write a guarded file beside it.
+ * whatever comes, and against one that first looks whether it is a change at all; and what
+ * those pay who read and write a guarded file beside it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "bench.h"
+#include "call.h"
 #include "fan.h"
 
 #define LENGTH (64 << 10)
@@ -28,6 +30,8 @@ struct guard {
 	sem_t done;
 	uint64_t noticed;
 	struct ibv_mr *mr; /* of the bare loop */
+	bool looks;	   /* the bare loop */
+	struct call_files files;
 	int fan;
 	int stop[2];
 	pthread_t thread;
@@ -120,6 +124,10 @@ static void break_ours(struct guard *g, struct daxlease_ctx *ctx, struct variant
 
 static void answer_one(struct guard *g, const struct fan_event *event)
 {
+	struct call call = { .fd = event->fd, .tid = event->tid };
+
+	if (g->looks && call_look(&g->files, &call, event->open) != CALL_CHANGE)
+		die(0, "a truncate does not look like one");
 	g->noticed = now_ns();
 	if (g->mr)
 		dereg_by_hand(g->mr);
@@ -137,22 +145,24 @@ static void *bare_main(void *arg)
 		{ .fd = g->stop[0], .events = POLLIN },
 	};
 	struct fan_event events[FAN_EVENTS];
+	bool more;
 	int n;
 
 	for (;;) {
 		poll(fds, 2, -1);
 		if (fds[1].revents)
 			return NULL;
-		n = fan_read(g->fan, events);
+		n = fan_read(g->fan, events, &more);
 		for (int i = 0; i < n; i++)
 			answer_one(g, &events[i]);
 	}
 }
 
-static void break_bare(struct guard *g, struct variant *v)
+static void break_bare(struct guard *g, bool looks, struct variant *v)
 {
 	int err;
 
+	g->looks = looks;
 	g->mr = reg_by_hand(g->env, &g->file);
 	err = fan_watch(g->fan, g->file.fd);
 	if (err)
@@ -177,6 +187,7 @@ static void end_bare(struct guard *g)
 {
 	close(g->stop[1]);
 	pthread_join(g->thread, NULL);
+	call_files_close(&g->files);
 	close(g->stop[0]);
 	close(g->fan);
 }
@@ -235,29 +246,38 @@ static void free_variants(struct variant *v, size_t n)
 	}
 }
 
+enum {
+	HERE,
+	THERE,
+	BARE,
+	LOOKING,
+	LEASE,
+	VARIANTS
+};
+
 static void measure_breaks(struct guard *g, struct daxlease_ctx *here, struct daxlease_ctx *there)
 {
 	const unsigned int rounds = g->env->quick ? 50 : 300, warm = 10;
-	struct variant v[3] = { 0 };
+	struct variant v[VARIANTS] = { 0 };
 
 	start_bare(g);
 	for (unsigned int i = 0; i < rounds + warm; i++) {
 		if (i == warm)
-			free_variants(v, 3);
-		break_ours(g, here, &v[0]);
-		break_bare(g, &v[1]);
+			free_variants(v, VARIANTS);
+		break_ours(g, here, &v[HERE]);
+		break_bare(g, false, &v[BARE]);
+		break_bare(g, true, &v[LOOKING]);
 		if (there)
-			break_ours(g, there, &v[2]);
+			break_ours(g, there, &v[THERE]);
 	}
 	end_bare(g);
-	print("in the process", &v[0], &v[1], 1.2);
+	print("in the process", &v[HERE], &v[BARE], 1.2);
 	if (there)
-		print("through daxleased", &v[2], &v[1], 2);
+		print("through daxleased", &v[THERE], &v[BARE], 2);
 	else
 		report_note(
 			"daxleased not measured: start it, and name its socket by --guard-socket");
-	free_variants(&v[2], 1);
-	free_variants(v, 1);
+	print("the bare loop, looking", &v[LOOKING], &v[BARE], 0);
 
 	/* No guard may be there, which would see the call first. */
 	block_signal(SIGRTMAX - 5);
@@ -265,11 +285,15 @@ static void measure_breaks(struct guard *g, struct daxlease_ctx *here, struct da
 		die(0, "no thread");
 	wait_done(g);
 	for (unsigned int i = 0; i < rounds; i++)
-		break_lease(g, &v[2]);
-	print("an ordinary lease by hand", &v[2], &v[1], 0);
+		break_lease(g, &v[LEASE]);
+	print("an ordinary lease by hand", &v[LEASE], &v[BARE], 0);
 	pthread_kill(g->thread, SIGRTMAX - 5);
 	pthread_join(g->thread, NULL);
-	free_variants(&v[1], 2);
+	report_columns("ours", "looking loop");
+	print("in the process", &v[HERE], &v[LOOKING], 0);
+	if (there)
+		print("through daxleased", &v[THERE], &v[LOOKING], 0);
+	free_variants(v, VARIANTS);
 }
 
 /* ------------------------------------------------------------------------- */

@@ -37,6 +37,9 @@
 #endif
 
 #define EVENTS (FAN_PRE_ACCESS | FAN_OPEN_PERM)
+/* With the range of an access, which is nothing to us: a header, its place and length. */
+#define EVENT_SIZE sizeof(struct fanotify_event_metadata)
+#define EVENT_MAX (EVENT_SIZE + 24)
 #define BREAK_TIME_DEFAULT 45 /* seconds */
 #define EXTENTS 64	      /* asked for at once */
 
@@ -67,12 +70,11 @@ int fan_unwatch(int fan, int fd)
 	return result(fanotify_mark(fan, FAN_MARK_REMOVE, EVENTS, fd, NULL));
 }
 
-int fan_read(int fan, struct fan_event *ret_events)
+int fan_read(int fan, struct fan_event *ret_events, bool *ret_more)
 {
-	/* One with a range, or FAN_EVENTS without; the range is nothing to us. */
 	union {
 		struct fanotify_event_metadata meta;
-		char bytes[FAN_EVENTS * sizeof(struct fanotify_event_metadata)];
+		char bytes[FAN_EVENTS * EVENT_SIZE];
 	} room;
 	ssize_t size = read(fan, &room, sizeof(room));
 	int n = 0;
@@ -90,6 +92,7 @@ int fan_read(int fan, struct fan_event *ret_events)
 		};
 		at += meta.event_len;
 	}
+	*ret_more = sizeof(room) - (size_t)size < EVENT_MAX;
 	return n;
 }
 

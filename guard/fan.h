@@ -39,10 +39,10 @@ int fan_unwatch(int fan, int fd);
 
 /*
  * The next events, at most FAN_EVENTS; so few that threads that read at once share the
- * work. -EAGAIN: nobody waits.
+ * work. *ret_more: there may be others already, to be read at once. -EAGAIN: nobody waits.
  */
-#define FAN_EVENTS 2
-int fan_read(int fan, struct fan_event *ret_events);
+#define FAN_EVENTS 4
+int fan_read(int fan, struct fan_event *ret_events, bool *ret_more);
 
 /* Lets it go on (err = 0) or fail (-ETXTBSY). -ENOENT: it did not wait any more. */
 int fan_answer(int fan, int fd, int err);

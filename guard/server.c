@@ -412,10 +412,10 @@ static void handle_new_event(struct guard_server *s, struct call_files *files,
 	put_off(s, u);
 }
 
-static int read_events(struct guard_server *s, struct fan_event *ret_events)
+static int read_events(struct guard_server *s, struct fan_event *ret_events, bool *ret_more)
 {
 	int fan = borrow_fan(s);
-	int n = fan < 0 ? fan : fan_read(fan, ret_events);
+	int n = fan < 0 ? fan : fan_read(fan, ret_events, ret_more);
 
 	return_fan(s, fan);
 	return n;
@@ -447,9 +447,10 @@ static void handle_events(struct guard_server *s, struct call_files *files)
 {
 	struct fan_event events[FAN_EVENTS];
 	unsigned int batches = 0;
-	int n;
+	bool more = true;
+	int n = 0;
 
-	while ((n = read_events(s, events)) >= 0) {
+	while (more && (n = read_events(s, events, &more)) >= 0) {
 		for (int i = 0; i < n; i++)
 			handle_new_event(s, files, &events[i]);
 		if (!s->notify_due || ++batches < MAX_BATCHES)
@@ -459,7 +460,7 @@ static void handle_events(struct guard_server *s, struct call_files *files)
 		batches = 0;
 	}
 	notify_clients(s);
-	if (n != -EAGAIN)
+	if (n < 0 && n != -EAGAIN)
 		read_later(s, n);
 }
 

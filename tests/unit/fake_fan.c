@@ -350,7 +350,7 @@ static int read_event(struct event *ev, struct copy *copy, struct fan_event *ret
 	return 1;
 }
 
-int fan_read(int fan, struct fan_event *ret_events)
+int fan_read(int fan, struct fan_event *ret_events, bool *ret_more)
 {
 	unsigned int group = group_of(fan);
 	char drain[64];
@@ -363,7 +363,8 @@ int fan_read(int fan, struct fan_event *ret_events)
 		if (ev->copies[group].state == QUEUED)
 			n += read_event(ev, &ev->copies[group], &ret_events[n]);
 	}
-	while (!n && read(fan, drain, sizeof(drain)) > 0)
+	*ret_more = n == FAN_EVENTS;
+	while (!*ret_more && read(fan, drain, sizeof(drain)) > 0)
 		;
 	pthread_mutex_unlock(&lock);
 	return n ? n : -EAGAIN;
