@@ -544,18 +544,30 @@ static bool step_region(struct run *run, struct lease *l, struct daxlease_mr *mr
 /* ------------------------------------------------------------------------- */
 /* Leases */
 
+/* 0: never. */
+static uint64_t deadline_of(struct daxlease_ctx *ctx, const struct lease *l, uint64_t from_ns)
+{
+	uint64_t ns = l->ops->deadline ? l->ops->deadline(l->fd, l->want) : LEASE_NO_DEADLINE;
+	int seconds;
+
+	if (ns != LEASE_NO_DEADLINE)
+		return ns;
+	seconds = ctx->break_time_fd < 0 ? -1 : sys_read_break_time(ctx->break_time_fd);
+	if (seconds == 0)
+		return 0;
+	return from_ns + (uint64_t)(seconds < 0 ? BREAK_TIME_UNKNOWN : seconds) * NSEC_PER_SEC;
+}
+
 /* Somebody else waits since from_ns, and the kernel will not let them wait for ever. */
 static void set_foreign(struct daxlease_ctx *ctx, struct lease *l, uint64_t from_ns)
 {
-	int seconds = ctx->break_time_fd < 0 ? -1 : sys_read_break_time(ctx->break_time_fd);
-	uint64_t ns;
+	uint64_t end = deadline_of(ctx, l, from_ns);
 
 	l->foreign = true;
-	if (seconds == 0)
+	if (!end)
 		return;
-	ns = (uint64_t)(seconds < 0 ? BREAK_TIME_UNKNOWN : seconds) * NSEC_PER_SEC;
-	l->kernel_deadline_ns = from_ns + ns;
-	l->budget_end_ns = from_ns + ns / 4 * 3;
+	l->kernel_deadline_ns = end;
+	l->budget_end_ns = from_ns + (end > from_ns ? end - from_ns : 0) / 4 * 3;
 }
 
 void brk_begin(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_cause cause)

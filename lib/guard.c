@@ -36,6 +36,7 @@ struct hold {
 	unsigned int unanswered;      /* questions that nobody waits for any more */
 	int fd;
 	int error;
+	uint64_t deadline_ns; /* as it was told, of a break */
 	int openers;
 	pid_t opener;
 };
@@ -246,6 +247,8 @@ static void handle(struct guard *g, const struct guard_msg *msg)
 		taken(g, h, msg);
 		break;
 	case GUARD_BREAK:
+		if (h)
+			h->deadline_ns = msg->deadline_ns;
 		if (h && h->state == TAKING)
 			h->early_break = true;
 		if (h && h->state == HELD) {
@@ -520,6 +523,19 @@ enum lease_query guard_query(struct guard *g, int fd)
 	held = h && h->state == HELD;
 	pthread_mutex_unlock(&g->lock);
 	return held ? LEASE_HELD : LEASE_BREAKING;
+}
+
+uint64_t guard_deadline(struct guard *g, int fd)
+{
+	uint64_t ns = LEASE_NO_DEADLINE;
+	const struct hold *h;
+
+	pthread_mutex_lock(&g->lock);
+	h = find_hold(g, fd);
+	if (g->client && h && h->state == BREAKING)
+		ns = h->deadline_ns;
+	pthread_mutex_unlock(&g->lock);
+	return ns;
 }
 
 static int give_back(struct guard *g, struct hold *h, bool again)

@@ -38,6 +38,12 @@ int guard_take(struct guard *guard, int fd, bool exclusive, bool patient,
 enum lease_query guard_query(struct guard *guard, int fd);
 
 /*
+ * When those who wait for a file that is being broken go on, as lease_ops.deadline().
+ * Known if they wait for this process: a daemon may have another clock (time_namespaces(7)).
+ */
+uint64_t guard_deadline(struct guard *guard, int fd);
+
+/*
  * again: it will be taken again, and descriptors opened until then shall be seen then.
  * -ESTALE: the guard had let the others go on. -EAGAIN: the guard does not read.
  */

@@ -18,6 +18,11 @@ static int query(int fd, struct lease_want want)
 	return guard_query(want.guard, fd);
 }
 
+static uint64_t deadline(int fd, struct lease_want want)
+{
+	return guard_deadline(want.guard, fd);
+}
+
 static int give_back(int fd, struct lease_want want, bool again)
 {
 	return guard_give_back(want.guard, fd, again);
@@ -35,6 +40,7 @@ const struct lease_ops kind_guard_ops = {
 	.unseen = DAXLEASE_UNSEEN_FALLOCATE | LEASE_UNSEEN_LAYOUT,
 	.take = take,
 	.query = query,
+	.deadline = deadline,
 	.give_back = give_back,
 	.forget = forget,
 };

@@ -29,6 +29,8 @@ struct lease_want {
 	struct guard *guard; /* the context's; NULL: none for this one */
 };
 
+#define LEASE_NO_DEADLINE UINT64_MAX /* not known */
+
 enum lease_query {
 	LEASE_HELD,
 	LEASE_BREAKING_READER, /* somebody wants to read; lending it would do */
@@ -54,6 +56,11 @@ struct lease_ops {
 	/* -EOPNOTSUPP: kernel or filesystem has no such leases. */
 	int (*take)(int fd, struct lease_want want, const struct lease_notice *notice);
 	int (*query)(int fd, struct lease_want want);
+	/*
+	 * While it is being broken: when those who wait go on, CLOCK_MONOTONIC, 0: never. NULL,
+	 * and LEASE_NO_DEADLINE: by fs.lease-break-time from the notice on.
+	 */
+	uint64_t (*deadline)(int fd, struct lease_want want);
 	/*
 	 * -ESTALE: the kernel had taken it back already. -EBUSY: something is pinned. again: it
 	 * will be taken again.

@@ -256,20 +256,38 @@ static void break__over_budget(void **state)
 	user_dereg(&u);
 }
 
-/* The guard has another deadline than the library believes. */
-static void break__too_late(void **state)
+/* The guard in the process says when it lets the others go on; fs.lease-break-time is not asked. */
+static void break__deadline_of_the_guard(void **state)
 {
 	struct fix *fx = *state;
 	struct user u = { .drain_answer = DAXLEASE_PENDING };
-	struct daxlease_stats stats;
+	uint64_t begin = now_ms();
 	int event;
 
 	fake_fan_break_time(1);
 	user_reg(fx, &u, 0, 0);
 	event = change(fx, 50);
+	let_go_on(fx, event);
+	assert_true(now_ms() - begin >= 740);
+	EVENTUALLY(fx, atomic_load(&u.releases) == 1);
+	assert_int_equal(atomic_load(&u.result), -ETIMEDOUT);
+	user_dereg(&u);
+}
+
+static void break__too_late(void **state)
+{
+	struct fix *fx = *state;
+	struct user u = { 0 };
+	struct daxlease_stats stats;
+	int event;
+
+	fake_fan_break_time(1);
+	user_reg(fx, &u, 0, 0);
+	fake_fail_dereg(1000, EBUSY);
+	event = change(fx, 50);
 	EVENTUALLY(fx, answered(event));
 	assert_int_equal(fake_live(), 1);
-	assert_int_equal(daxlease_mr_drained(u.mr), 0);
+	fake_fail_dereg(0, 0);
 	EVENTUALLY(fx, atomic_load(&u.releases) == 1);
 	assert_int_equal(atomic_load(&u.result), -ESTALE);
 	fix_stats(fx, &stats);
@@ -1283,6 +1301,7 @@ int main(void)
 		BOTH(break__by_deregistering),
 		PROC(break__deregistering_fails),
 		PROC(break__over_budget),
+		PROC(break__deadline_of_the_guard),
 		BOTH(break__too_late),
 		BOTH(exclusive__refuses),
 		BOTH(regain__after_the_call),
