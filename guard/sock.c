@@ -88,34 +88,71 @@ static int check(const struct guard_msg *msg, ssize_t n, const struct msghdr *hd
 	return 0;
 }
 
-int sock_receive(int sock, bool wait, struct guard_msg *ret_msg, int *ret_fd)
-{
-	union {
-		struct cmsghdr align;
-		char room[CMSG_SPACE(FDS * sizeof(int))];
-	} control;
-	struct iovec iov = { .iov_base = ret_msg, .iov_len = sizeof(*ret_msg) };
-	struct msghdr hdr = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control.room,
-		.msg_controllen = sizeof(control.room),
-	};
-	unsigned int fds;
-	ssize_t n;
-	int err;
+union control {
+	struct cmsghdr align;
+	char room[CMSG_SPACE(FDS * sizeof(int))];
+};
 
-	n = recvmsg(sock, &hdr, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
-	if (n < 0)
-		return -errno;
-	fds = take_fds(&hdr, ret_fd); /* an empty packet may have some as well */
-	err = n ? check(ret_msg, n, &hdr, fds) : -ECONNRESET;
+static void make_room(struct guard_msg *msg, struct iovec *iov, union control *control,
+		      struct msghdr *ret_hdr)
+{
+	*iov = (struct iovec){ .iov_base = msg, .iov_len = sizeof(*msg) };
+	*ret_hdr = (struct msghdr){
+		.msg_iov = iov,
+		.msg_iovlen = 1,
+		.msg_control = control->room,
+		.msg_controllen = sizeof(control->room),
+	};
+}
+
+static int finish(struct guard_msg *msg, ssize_t n, struct msghdr *hdr, int *ret_fd)
+{
+	unsigned int fds = take_fds(hdr, ret_fd); /* an empty packet may have some as well */
+	int err = n ? check(msg, n, hdr, fds) : -ECONNRESET;
+
 	if (err) {
 		if (*ret_fd >= 0)
 			close(*ret_fd);
 		*ret_fd = -1;
 		return err;
 	}
-	ret_msg->text[sizeof(ret_msg->text) - 1] = '\0';
+	msg->text[sizeof(msg->text) - 1] = '\0';
 	return 0;
+}
+
+int sock_receive(int sock, bool wait, struct guard_msg *ret_msg, int *ret_fd)
+{
+	union control control;
+	struct iovec iov;
+	struct msghdr hdr;
+	ssize_t n;
+
+	make_room(ret_msg, &iov, &control, &hdr);
+	n = recvmsg(sock, &hdr, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
+	return n < 0 ? -errno : finish(ret_msg, n, &hdr, ret_fd);
+}
+
+unsigned int sock_receive_all(int sock, struct guard_msg ret_msgs[SOCK_AT_ONCE], int *ret_err)
+{
+	union control control[SOCK_AT_ONCE];
+	struct mmsghdr hdrs[SOCK_AT_ONCE];
+	struct iovec iov[SOCK_AT_ONCE];
+	unsigned int good = 0;
+	int n;
+
+	for (unsigned int i = 0; i < SOCK_AT_ONCE; i++)
+		make_room(&ret_msgs[i], &iov[i], &control[i], &hdrs[i].msg_hdr);
+	n = recvmmsg(sock, hdrs, SOCK_AT_ONCE, MSG_CMSG_CLOEXEC | MSG_DONTWAIT, NULL);
+	*ret_err = n < 0 ? -errno : n < SOCK_AT_ONCE ? -EAGAIN : 0;
+	for (int i = 0; i < n; i++) {
+		int fd, err = finish(&ret_msgs[i], hdrs[i].msg_len, &hdrs[i].msg_hdr, &fd);
+
+		if (fd >= 0)
+			close(fd);
+		if (!err && good == (unsigned int)i)
+			good++;
+		else if (err && good == (unsigned int)i)
+			*ret_err = err;
+	}
+	return good;
 }

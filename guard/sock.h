@@ -20,4 +20,12 @@ int sock_send(int sock, struct guard_msg *msg, int fd);
  */
 int sock_receive(int sock, bool wait, struct guard_msg *ret_msg, int *ret_fd);
 
+/*
+ * All messages that are there, or the first SOCK_AT_ONCE; descriptors that come along are
+ * closed. Returns how many; *ret_err is what came after them: 0 there may be others, -EAGAIN
+ * nothing, or as above.
+ */
+#define SOCK_AT_ONCE 4
+unsigned int sock_receive_all(int sock, struct guard_msg ret_msgs[SOCK_AT_ONCE], int *ret_err);
+
 #endif

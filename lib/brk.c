@@ -602,6 +602,29 @@ void brk_left(struct daxlease_ctx *ctx, struct lease *l)
 		brk_queue(ctx, l);
 }
 
+static void notice(struct daxlease_ctx *ctx, struct lease *l)
+{
+	if (!l->noticed)
+		l->noticed_ns = sys_now_ns();
+	l->noticed = true;
+	brk_queue(ctx, l);
+}
+
+static void notice_fd(struct daxlease_ctx *ctx, int fd)
+{
+	if (fd >= 0 && (size_t)fd < ctx->nfds && ctx->by_fd[fd])
+		notice(ctx, ctx->by_fd[fd]);
+}
+
+/* What was received along with something else. */
+static void notice_broken(struct daxlease_ctx *ctx)
+{
+	int fd;
+
+	while ((fd = guard_next_broken(ctx->guard)) >= 0)
+		notice_fd(ctx, fd);
+}
+
 static bool is_late(const struct lease *l)
 {
 	return l->breaking && l->kernel_deadline_ns && sys_now_ns() > l->kernel_deadline_ns;
@@ -645,7 +668,7 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 		l->held = err && err != -ESTALE;
 	}
 	if (l->ops->kind == DAXLEASE_KIND_GUARD)
-		brk_notice_guard(ctx); /* as in brk_take() */
+		notice_broken(ctx); /* as in brk_take() */
 	if (kernel_took(l, err)) {
 		err = -ESTALE;
 		l->held = false;
@@ -849,7 +872,7 @@ int brk_take(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
 		if (runner)
 			runner->back(ctx);
 		l->taking = false;
-		brk_notice_guard(ctx); /* we may have heard first that it is gone, with all files */
+		notice_broken(ctx); /* we may have heard first that it is gone, with all files */
 		pthread_cond_broadcast(&ctx->changed);
 		if (l->ops || l->noticed)
 			brk_queue(ctx, l); /* for what was put off */
@@ -964,26 +987,10 @@ unsigned int brk_run(struct daxlease_ctx *ctx, const struct brk_runner *runner)
 /* ------------------------------------------------------------------------- */
 /* Notices */
 
-static void notice(struct daxlease_ctx *ctx, struct lease *l)
-{
-	if (!l->noticed)
-		l->noticed_ns = sys_now_ns();
-	l->noticed = true;
-	brk_queue(ctx, l);
-}
-
-static void notice_fd(struct daxlease_ctx *ctx, int fd)
-{
-	if (fd >= 0 && (size_t)fd < ctx->nfds && ctx->by_fd[fd])
-		notice(ctx, ctx->by_fd[fd]);
-}
-
 void brk_notice_guard(struct daxlease_ctx *ctx)
 {
-	int fd;
-
-	while ((fd = guard_next_broken(ctx->guard)) >= 0)
-		notice_fd(ctx, fd);
+	guard_hear(ctx->guard);
+	notice_broken(ctx);
 }
 
 void brk_notice(struct daxlease_ctx *ctx, int fd)

@@ -267,22 +267,27 @@ static void handle(struct guard *g, const struct guard_msg *msg)
 	}
 }
 
+static unsigned int receive(struct guard *g, struct guard_msg *ret_msgs, int *ret_err)
+{
+	if (!g->client)
+		return sock_receive_all(g->sock, ret_msgs, ret_err);
+	*ret_err = guard_client_receive(g->client, &ret_msgs[0]);
+	return !*ret_err;
+}
+
 /* All that it has said so far. */
 static void hear(struct guard *g)
 {
-	struct guard_msg msg;
-	int fd, err = 0;
+	struct guard_msg msgs[SOCK_AT_ONCE];
+	int err = 0;
 
 	while (is_connected(g) && !err) {
-		fd = -1;
-		err = g->client ? guard_client_receive(g->client, &msg) :
-				  sock_receive(g->sock, false, &msg, &fd);
+		unsigned int n = receive(g, msgs, &err);
+
+		for (unsigned int i = 0; i < n; i++)
+			handle(g, &msgs[i]);
 		if (err == -EINTR)
 			err = 0;
-		else if (!err && fd >= 0)
-			sys_close(fd);
-		else if (!err)
-			handle(g, &msg);
 	}
 	if (err && err != -EAGAIN)
 		disconnect(g);
@@ -580,14 +585,19 @@ void guard_forget(struct guard *g, int fd)
 	pthread_mutex_unlock(&g->lock);
 }
 
+void guard_hear(struct guard *g)
+{
+	pthread_mutex_lock(&g->lock);
+	hear(g);
+	pthread_mutex_unlock(&g->lock);
+}
+
 int guard_next_broken(struct guard *g)
 {
 	struct hold *h;
 	int fd = -1;
 
 	pthread_mutex_lock(&g->lock);
-	if (TAILQ_EMPTY(&g->broken))
-		hear(g);
 	h = TAILQ_FIRST(&g->broken);
 	if (h) {
 		unlist(g, h);

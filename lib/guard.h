@@ -16,7 +16,7 @@ struct guard;
  * socket_path: where the daemon listens, and then there is no guard in the process; NULL:
  * that, or the daemon in its usual place; "": no daemon. log may be NULL. notify is called
  * by one of the guard's threads in the process when there is something for
- * guard_next_broken(), without a lock; the daemon's news come as a signal. NULL: no memory.
+ * guard_hear(), without a lock; the daemon's news come as a signal. NULL: no memory.
  */
 struct guard *guard_new(const char *socket_path, struct log *log, void (*notify)(void *arg),
 			void *arg);
@@ -52,7 +52,13 @@ int guard_give_back(struct guard *guard, int fd, bool again);
 /* It will not be taken again after all. */
 void guard_forget(struct guard *guard, int fd);
 
-/* The next of its files that was broken or lost, each once; -1: none. */
+/* Receives what it has said. The other calls do as well, if need be. */
+void guard_hear(struct guard *guard);
+
+/*
+ * The next of its files that was broken or lost, as far as was received, each once; -1:
+ * none.
+ */
 int guard_next_broken(struct guard *guard);
 
 /*

@@ -1063,6 +1063,12 @@ static void take(struct play *p)
 	assert_int_equal(guard_query(p->g, p->fd), LEASE_HELD);
 }
 
+static int next_broken(struct play *p)
+{
+	guard_hear(p->g);
+	return guard_next_broken(p->g);
+}
+
 static void play__errors(void **state)
 {
 	static const struct {
@@ -1105,13 +1111,13 @@ static void play__broken_and_lost(void **state)
 	uint32_t id = (uint32_t)p->fd;
 
 	take(p);
-	assert_int_equal(guard_next_broken(p->g), -1);
+	assert_int_equal(next_broken(p), -1);
 	says(p, GUARD_BREAK, id, 0);
-	assert_int_equal(guard_next_broken(p->g), p->fd);
-	assert_int_equal(guard_next_broken(p->g), -1); /* once */
+	assert_int_equal(next_broken(p), p->fd);
+	assert_int_equal(next_broken(p), -1); /* once */
 	assert_int_equal(guard_query(p->g, p->fd), LEASE_BREAKING);
 	says(p, GUARD_LOST, id, 0);
-	assert_int_equal(guard_next_broken(p->g), p->fd);
+	assert_int_equal(next_broken(p), p->fd);
 	assert_int_equal(guard_give_back(p->g, p->fd, true), -ESTALE);
 	hears(p, GUARD_GIVE_BACK);
 	take(p);
@@ -1121,7 +1127,7 @@ static void play__broken_and_lost(void **state)
 	assert_int_equal(guard_give_back(p->g, p->fd, false), -ESTALE);
 	hears(p, GUARD_GIVE_BACK);
 	guard_forget(p->g, p->fd);
-	assert_int_equal(guard_next_broken(p->g), -1);
+	assert_int_equal(next_broken(p), -1);
 }
 
 static void play__before_the_answer(void **state)
@@ -1137,7 +1143,7 @@ static void play__before_the_answer(void **state)
 		says(p, GUARD_TAKEN, id, 0);
 		assert_int_equal(take_end(p), 0);
 		assert_int_equal(guard_query(p->g, p->fd), LEASE_BREAKING);
-		assert_int_equal(guard_next_broken(p->g), p->fd);
+		assert_int_equal(next_broken(p), p->fd);
 		assert_int_equal(guard_give_back(p->g, p->fd, true), lost ? -ESTALE : 0);
 		hears(p, GUARD_GIVE_BACK);
 	}
@@ -1155,7 +1161,7 @@ static void play__of_no_concern(void **state)
 	says(p, GUARD_TAKEN, 1000000, -EINVAL);
 	says(p, 4711, (uint32_t)p->fd, 0);
 	says(p, GUARD_TAKEN, (uint32_t)p->fd + 1, 0); /* that it did not ask for */
-	assert_int_equal(guard_next_broken(p->g), -1);
+	assert_int_equal(next_broken(p), -1);
 	assert_int_equal(guard_query(p->g, p->fd), LEASE_HELD);
 	assert_int_equal(hears(p, GUARD_GIVE_BACK).id, p->fd + 1);
 	assert_int_equal(guard_query(p->g, -1), LEASE_BREAKING);
@@ -1180,7 +1186,7 @@ static void play__no_messages(void **state)
 			assert_int_equal(send(p->sock, &msg, sizeof(msg), 0), sizeof(msg));
 		else /* descriptors are none of its business */
 			assert_int_equal(sock_send(p->sock, &msg, STDERR_FILENO), 0);
-		assert_int_equal(guard_next_broken(p->g), i < 2 ? p->fd : -1);
+		assert_int_equal(next_broken(p), i < 2 ? p->fd : -1);
 		assert_int_equal(guard_query(p->g, p->fd), i < 2 ? LEASE_BREAKING : LEASE_HELD);
 		assert_int_equal(count_fds(), i < 2 ? fds - 1 : fds);
 		if (i < 2) {

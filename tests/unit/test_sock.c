@@ -169,6 +169,70 @@ static void receive__no_room_for_the_descriptor(void **state)
 	assert_int_equal(fd, -1);
 }
 
+static void send_numbered(struct pair *p, uint32_t id)
+{
+	struct guard_msg msg = valid;
+
+	msg.id = id;
+	send_raw(p->theirs, &msg, sizeof(msg), 0);
+}
+
+static void receive_all__in_order(void **state)
+{
+	struct pair *p = *state;
+	struct guard_msg msgs[SOCK_AT_ONCE];
+	uint32_t id = 0;
+	int err;
+
+	assert_int_equal(sock_receive_all(p->ours, msgs, &err), 0);
+	assert_int_equal(err, -EAGAIN);
+	for (uint32_t i = 0; i < 2 * SOCK_AT_ONCE + 1; i++)
+		send_numbered(p, i);
+	for (unsigned int calls = 0; calls < 3; calls++) {
+		unsigned int n = sock_receive_all(p->ours, msgs, &err);
+
+		assert_int_equal(n, calls < 2 ? SOCK_AT_ONCE : 1);
+		assert_int_equal(err, calls < 2 ? 0 : -EAGAIN);
+		for (unsigned int i = 0; i < n; i++)
+			assert_int_equal(msgs[i].id, id++);
+	}
+}
+
+/* What came before the garbage counts, what comes after it does not. */
+static void receive_all__garbage(void **state)
+{
+	struct pair *p = *state;
+	struct guard_msg msgs[SOCK_AT_ONCE];
+	int err;
+
+	send_numbered(p, 1);
+	send_raw(p->theirs, "x", 1, 1);
+	send_numbered(p, 2);
+	assert_int_equal(sock_receive_all(p->ours, msgs, &err), 1);
+	assert_int_equal(err, -EPROTO);
+	assert_int_equal(msgs[0].id, 1);
+}
+
+static void receive_all__descriptors_and_the_end(void **state)
+{
+	struct pair *p = *state;
+	struct guard_msg msgs[SOCK_AT_ONCE];
+	int err;
+
+	send_raw(p->theirs, &valid, sizeof(valid), 1);
+	send_raw(p->theirs, &valid, sizeof(valid), 8);
+	assert_int_equal(sock_receive_all(p->ours, msgs, &err), 1);
+	assert_int_equal(err, -EPROTO);
+	assert_int_equal(count_fds(), p->fds + 2);
+	send_numbered(p, 1);
+	close(p->theirs);
+	p->theirs = -1;
+	assert_int_equal(sock_receive_all(p->ours, msgs, &err), 1);
+	assert_int_equal(err, -ECONNRESET);
+	assert_int_equal(sock_receive_all(p->ours, msgs, &err), 0);
+	assert_int_equal(err, -ECONNRESET);
+}
+
 static void peer__gone(void **state)
 {
 	struct pair *p = *state;
@@ -265,6 +329,9 @@ int main(void)
 		CASE(receive__several_descriptors),
 		CASE(receive__empty_with_descriptors),
 		CASE(receive__no_room_for_the_descriptor),
+		CASE(receive_all__in_order),
+		CASE(receive_all__garbage),
+		CASE(receive_all__descriptors_and_the_end),
 		CASE(peer__gone),
 		CASE(peer__gone_without_reading),
 		CASE(peer__does_not_read),
