@@ -33,10 +33,12 @@
 #define LOOK_AGAIN_NS 1000000ull
 #define UNDECIDED_NS (10 * NSEC)
 #define READ_AGAIN_NS (10 * 1000000ull)
+#define SEND_AGAIN_NS (10 * 1000000ull)
+#define MAX_ANSWERS 16 /* that a client has not read: nothing is read of it then */
 #define MAX_BATCHES 16 /* of events that are read before a client is told something */
 #define AT_ONCE 1      /* long ago, and not 0, which would disarm the timer */
 
-/* What a client in this process has yet to receive. */
+/* What a client has yet to be told. */
 struct told {
 	STAILQ_ENTRY(told) link;
 	struct guard_msg msg;
@@ -49,13 +51,18 @@ struct guard_client {
 	struct book_client book;
 	int sock;     /* -1: it is in this process */
 	bool hearing; /* a message of it may have been received and not been handled */
-	bool deaf;    /* it does not read what it is told, or could not be told something */
-	/* In this process */
+	bool deaf;    /* it is gone, or could not be told something: nothing may be left out */
 	STAILQ_HEAD(, told) told;
+	unsigned int answers; /* of these, to what it asked */
+	bool is_due;	      /* in server->due */
+	TAILQ_ENTRY(guard_client) due_link;
+	unsigned int telling; /* threads that are at it, without the lock */
+	/* With a socket */
+	bool sending;		/* somebody is, one at a time: in order */
+	bool is_full, was_full; /* it does not read */
+	/* In this process */
 	void (*notify)(void *arg);
 	void *arg;
-	bool notify_due;
-	unsigned int notifying; /* listeners that are in there */
 };
 
 /* Somebody of whom it cannot be told yet what they do: not asleep, but about to be. */
@@ -91,14 +98,16 @@ struct guard_server {
 	pthread_cond_t gone;
 	struct book *book;
 	LIST_HEAD(, guard_client) clients;
+	TAILQ_HEAD(, guard_client) due; /* to be told something */
 	STAILQ_HEAD(, undecided) undecided;
 	unsigned int nclients;
 	uint64_t timer_ns; /* what the timer is set to */
 	uint64_t scan_from_ns;
 	uint64_t look_again_ns; /* at those that are undecided */
 	uint64_t read_at_ns;	/* events, though epoll says nothing */
+	uint64_t send_at_ns;	/* to those who did not read */
 	bool stop;
-	atomic_bool notify_due; /* of some client; changed under the lock */
+	atomic_bool any_due; /* changed under the lock */
 	unsigned int nlisteners;
 	struct listener listeners[GUARD_MAX_LISTENERS];
 	atomic_ulong reads; /* events that the book need not know of */
@@ -168,40 +177,47 @@ static void op_answer(void *arg, int event_fd, int err)
 	answer(arg, event_fd, err);
 }
 
-static void tell_here(struct guard_client *c, const struct guard_msg *msg)
+static void set_due(struct guard_client *c)
+{
+	if (c->is_due)
+		return;
+	c->is_due = true;
+	TAILQ_INSERT_TAIL(&c->server->due, c, due_link);
+	c->server->any_due = true;
+}
+
+static void set_not_due(struct guard_client *c)
+{
+	if (!c->is_due)
+		return;
+	c->is_due = false;
+	TAILQ_REMOVE(&c->server->due, c, due_link);
+}
+
+static bool is_answer(const struct guard_msg *msg)
+{
+	return msg->type == GUARD_TAKEN || msg->type == GUARD_STATUS;
+}
+
+/*
+ * Sent by tell_clients(), without the lock. It does not become long: at most two for each
+ * hold, and some answers.
+ */
+static void tell(struct guard_client *c, const struct guard_msg *msg)
 {
 	struct told *t = malloc(sizeof(*t));
 
 	if (t) {
 		t->msg = *msg;
 		STAILQ_INSERT_TAIL(&c->told, t, link);
+		c->answers += is_answer(msg);
 	} else {
 		c->deaf = true;
+		if (c->sock >= 0)
+			shutdown(c->sock, SHUT_RDWR);
 	}
-	if (msg->type == GUARD_TAKEN) /* it waits for this one */
-		return;
-	c->notify_due = true;
-	c->server->notify_due = true;
-}
-
-/* A client that does not read gets no second chance: nothing may be left out. */
-static void tell(struct guard_client *c, struct guard_msg *msg)
-{
-	int err;
-
-	if (c->deaf)
-		return;
-	if (c->sock < 0) {
-		tell_here(c, msg);
-		return;
-	}
-	err = sock_send(c->sock, msg, -1);
-	if (!err || err == -ECONNRESET)
-		return;
-	c->deaf = true;
-	say(c->server, GUARD_LOG_WARNING, "pid %d does not read what it is told: let go",
-	    (int)c->peer.pid);
-	shutdown(c->sock, SHUT_RDWR);
+	if (c->sock >= 0 || msg->type != GUARD_TAKEN) /* somebody in this process waits for that */
+		set_due(c);
 }
 
 static void op_tell(void *arg, void *client, enum guard_type type, uint32_t id,
@@ -279,6 +295,8 @@ static void set_timer(struct guard_server *s)
 		at = s->look_again_ns;
 	if (at > s->read_at_ns)
 		at = s->read_at_ns;
+	if (at > s->send_at_ns)
+		at = s->send_at_ns;
 	if (at == s->timer_ns)
 		return;
 	s->timer_ns = at;
@@ -313,32 +331,91 @@ static void warn_if_blind(struct guard_server *s, const struct call *call)
 	    (int)call->tid);
 }
 
-/* Tells the clients in this process, each by one listener at a time. No lock is held. */
-static void notify_clients(struct guard_server *s)
+static void forget_first(struct guard_client *c)
+{
+	struct told *t = STAILQ_FIRST(&c->told);
+
+	STAILQ_REMOVE_HEAD(&c->told, link);
+	c->answers -= is_answer(&t->msg);
+	free(t);
+}
+
+static void send_later(struct guard_client *c)
+{
+	struct guard_server *s = c->server;
+
+	c->is_full = true;
+	if (s->send_at_ns == BOOK_NEVER)
+		s->send_at_ns = fan_now_ns() + SEND_AGAIN_NS;
+	if (c->was_full)
+		return;
+	c->was_full = true;
+	say(s, GUARD_LOG_WARNING, "pid %d does not read what it is told", (int)c->peer.pid);
+}
+
+/* With the lock, which is dropped meanwhile. */
+static void send_told(struct guard_client *c)
+{
+	struct told *t;
+
+	if (c->sending) /* what was added since goes as well */
+		return;
+	c->sending = true;
+	c->is_full = false;
+	while (!c->is_full && (t = STAILQ_FIRST(&c->told))) {
+		int err = -ECONNRESET;
+
+		if (!c->deaf) {
+			unlock(c->server);
+			err = sock_send(c->sock, &t->msg, -1);
+			lock(c->server);
+		}
+		if (err == -EAGAIN)
+			send_later(c);
+		else
+			forget_first(c); /* sent, or it is gone, as its thread will find out */
+	}
+	c->sending = false;
+}
+
+static void notify_client(struct guard_client *c)
+{
+	unlock(c->server);
+	c->notify(c->arg);
+	lock(c->server);
+}
+
+/* No lock is held. In this process this may take long. */
+static void tell_clients(struct guard_server *s)
 {
 	struct guard_client *c;
 
-	if (!atomic_load_explicit(&s->notify_due, memory_order_relaxed))
+	if (!atomic_load_explicit(&s->any_due, memory_order_relaxed))
 		return;
 	lock(s);
-	while (s->notify_due) {
-		s->notify_due = false;
-		LIST_FOREACH(c, &s->clients, link) {
-			if (c->notify_due)
-				break;
-		}
-		if (!c)
-			break;
-		s->notify_due = true; /* there may be others */
-		c->notify_due = false;
-		c->notifying++;
-		unlock(s);
-		c->notify(c->arg);
-		lock(s);
-		c->notifying--;
+	while ((c = TAILQ_FIRST(&s->due))) {
+		set_not_due(c);
+		c->telling++;
+		if (c->sock < 0)
+			notify_client(c);
+		else
+			send_told(c);
+		c->telling--;
 		pthread_cond_broadcast(&s->gone);
 	}
+	s->any_due = false;
 	unlock(s);
+}
+
+static void send_again(struct guard_server *s)
+{
+	struct guard_client *c;
+
+	s->send_at_ns = BOOK_NEVER;
+	LIST_FOREACH(c, &s->clients, link) {
+		if (c->is_full)
+			set_due(c);
+	}
 }
 
 /* False: not now, for a holder has said something that was not heard yet. */
@@ -453,13 +530,13 @@ static void handle_events(struct guard_server *s, struct call_files *files)
 	while (more && (n = read_events(s, events, &more)) >= 0) {
 		for (int i = 0; i < n; i++)
 			handle_new_event(s, files, &events[i]);
-		if (!s->notify_due || ++batches < MAX_BATCHES)
+		if (!s->any_due || ++batches < MAX_BATCHES)
 			continue;
 		pass_on_events(s);
-		notify_clients(s);
+		tell_clients(s);
 		batches = 0;
 	}
-	notify_clients(s);
+	tell_clients(s);
 	if (n < 0 && n != -EAGAIN)
 		read_later(s, n);
 }
@@ -506,6 +583,8 @@ static void handle_timer(struct guard_server *s, struct call_files *files)
 	again = s->read_at_ns <= fan_now_ns();
 	if (again)
 		s->read_at_ns = BOOK_NEVER;
+	if (s->send_at_ns <= fan_now_ns())
+		send_again(s);
 	/* What is put off from now on is looked at the next time. */
 	s->look_again_ns = fan_now_ns() + LOOK_AGAIN_NS;
 	book_expire(s->book, fan_now_ns());
@@ -513,7 +592,7 @@ static void handle_timer(struct guard_server *s, struct call_files *files)
 	look_again(s, files);
 	if (again)
 		handle_events(s, files);
-	notify_clients(s); /* last, for it may take long */
+	tell_clients(s); /* last, for it may take long */
 }
 
 static int open_waiting(struct guard_server *s);
@@ -529,9 +608,8 @@ static void give_up(struct guard_server *s)
 	keeper_end(s->keeper);
 	LIST_FOREACH(c, &s->clients, link) {
 		c->deaf = true;
-		c->notify_due = true;
+		set_due(c);
 	}
-	s->notify_due = true;
 	say(s, GUARD_LOG_ERR,
 	    "the program closed the guard's descriptors: files are not guarded any more");
 }
@@ -549,7 +627,7 @@ static bool heal(struct guard_server *s, int epoll)
 			give_up(s);
 	}
 	unlock(s);
-	notify_clients(s);
+	tell_clients(s);
 	return ok;
 }
 
@@ -769,6 +847,16 @@ static int take(struct guard_client *c, struct guard_msg *msg, int fd)
 	return err;
 }
 
+/* By the client's thread. */
+static void tell_own(struct guard_client *c, const struct guard_msg *msg)
+{
+	lock(c->server);
+	tell(c, msg);
+	if (c->sock >= 0)
+		send_told(c);
+	unlock(c->server);
+}
+
 static void answer_take(struct guard_client *c, struct guard_msg *msg, int fd)
 {
 	struct guard_server *s = c->server;
@@ -787,9 +875,7 @@ static void answer_take(struct guard_client *c, struct guard_msg *msg, int fd)
 	memset(msg->text, 0, sizeof(msg->text));
 	if (err)
 		snprintf(msg->text, sizeof(msg->text), "%s", why_not_taken(err));
-	lock(s);
-	tell(c, msg);
-	unlock(s);
+	tell_own(c, msg);
 }
 
 static void answer_status(struct guard_client *c, struct guard_msg *msg)
@@ -799,9 +885,7 @@ static void answer_status(struct guard_client *c, struct guard_msg *msg)
 	guard_server_count(c->server, &counters);
 	*msg = (struct guard_msg){ .type = GUARD_STATUS };
 	memcpy(msg->text, &counters, sizeof(counters));
-	lock(c->server);
-	tell(c, msg);
-	unlock(c->server);
+	tell_own(c, msg);
 }
 
 static void give_back(struct guard_client *c, const struct guard_msg *msg)
@@ -835,10 +919,10 @@ static int handle_message(struct guard_client *c, struct guard_msg *msg, int fd)
 }
 
 /* The socket may live on in a child of the client that knows nothing of it. */
-static int wait_for_client(const struct guard_client *c)
+static int wait_for(const struct guard_client *c, short events)
 {
 	struct pollfd fds[] = {
-		{ .fd = c->sock, .events = POLLIN },
+		{ .fd = c->sock, .events = events },
 		{ .fd = c->peer.pidfd, .events = POLLIN },
 	};
 
@@ -849,11 +933,26 @@ static int wait_for_client(const struct guard_client *c)
 	return fds[0].revents ? 0 : -ECONNRESET;
 }
 
-static void set_hearing(struct guard_client *c, bool hearing)
+/* Until it says something. Who does not read is heard, but asks nothing more. */
+static int wait_for_client(struct guard_client *c)
 {
-	lock(c->server);
-	c->hearing = hearing;
-	unlock(c->server);
+	struct guard_server *s = c->server;
+	bool enough;
+	int err;
+
+	do {
+		lock(s);
+		if (c->is_full)
+			send_told(c);
+		enough = c->answers >= MAX_ANSWERS;
+		c->hearing = false;
+		unlock(s);
+		err = wait_for(c, enough ? POLLOUT : POLLIN);
+	} while (enough && !err);
+	lock(s);
+	c->hearing = true;
+	unlock(s);
+	return err;
 }
 
 static void talk(struct guard_client *c)
@@ -862,9 +961,7 @@ static void talk(struct guard_client *c)
 	int fd, err;
 
 	do {
-		set_hearing(c, false);
 		err = wait_for_client(c);
-		set_hearing(c, true);
 		if (!err)
 			err = sock_receive(c->sock, false, &msg, &fd);
 		if (!err)
@@ -875,9 +972,7 @@ static void talk(struct guard_client *c)
 	if (err == -EPROTONOSUPPORT) {
 		msg = (struct guard_msg){ .type = GUARD_TAKEN, .error = err };
 		snprintf(msg.text, sizeof(msg.text), "the guard speaks version %d", GUARD_VERSION);
-		lock(c->server);
-		tell(c, &msg);
-		unlock(c->server);
+		tell_own(c, &msg);
 	}
 	if (err != -ECONNRESET)
 		say(c->server, GUARD_LOG_WARNING, "pid %d, uid %u: let go: %s", (int)c->peer.pid,
@@ -924,8 +1019,13 @@ static void leave(struct guard_client *c)
 
 	lock(s);
 	book_client_gone(s->book, &c->book, fan_now_ns());
-	while (c->notifying)
+	set_not_due(c);
+	while (c->telling) {
 		pthread_cond_wait(&s->gone, &s->lock);
+		set_not_due(c);
+	}
+	while (!STAILQ_EMPTY(&c->told))
+		forget_first(c);
 	LIST_REMOVE(c, link);
 	s->nclients--;
 	pthread_cond_broadcast(&s->gone);
@@ -982,13 +1082,7 @@ struct guard_client *guard_client_new(struct guard_server *s, void (*notify)(voi
 
 void guard_client_free(struct guard_client *c)
 {
-	struct told *t;
-
 	leave(c);
-	while ((t = STAILQ_FIRST(&c->told))) {
-		STAILQ_REMOVE_HEAD(&c->told, link);
-		free(t);
-	}
 	free(c);
 }
 
@@ -1004,20 +1098,17 @@ int guard_client_send(struct guard_client *c, struct guard_msg *msg, int fd)
 int guard_client_receive(struct guard_client *c, struct guard_msg *ret_msg)
 {
 	struct guard_server *s = c->server;
-	struct told *t;
 	int err = -EAGAIN;
 
 	lock(s);
-	t = STAILQ_FIRST(&c->told);
-	if (t) {
-		STAILQ_REMOVE_HEAD(&c->told, link);
-		*ret_msg = t->msg;
+	if (!STAILQ_EMPTY(&c->told)) {
+		*ret_msg = STAILQ_FIRST(&c->told)->msg;
+		forget_first(c);
 		err = 0;
 	} else if (c->deaf) {
 		err = -ECONNRESET;
 	}
 	unlock(s);
-	free(t);
 	return err;
 }
 
@@ -1106,9 +1197,10 @@ int guard_server_new(const struct guard_opts *opts, struct guard_server **ret_se
 	s->opts = *opts;
 	s->fan = s->break_time = -1;
 	s->epoll = s->timer = s->stop_event = -1;
-	s->timer_ns = s->read_at_ns = BOOK_NEVER;
+	s->timer_ns = s->read_at_ns = s->send_at_ns = BOOK_NEVER;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->gone, NULL);
+	TAILQ_INIT(&s->due);
 	STAILQ_INIT(&s->undecided);
 	s->book = book_new(&(struct book_ops){ .answer = op_answer,
 					       .tell = op_tell,

@@ -209,7 +209,7 @@ static void say(struct client *c, enum guard_type type, uint32_t id, uint32_t fl
 	assert_int_equal(sock_send(c->ours, &msg, fd), 0);
 }
 
-static struct guard_msg hear(struct client *c, enum guard_type type)
+static struct guard_msg hear_any(struct client *c)
 {
 	struct pollfd pfd = { .fd = c->ours, .events = POLLIN };
 	struct guard_msg msg;
@@ -218,6 +218,13 @@ static struct guard_msg hear(struct client *c, enum guard_type type)
 	assert_int_equal(poll(&pfd, 1, 5000), 1);
 	assert_int_equal(sock_receive(c->ours, false, &msg, &fd), 0);
 	assert_int_equal(fd, -1);
+	return msg;
+}
+
+static struct guard_msg hear(struct client *c, enum guard_type type)
+{
+	struct guard_msg msg = hear_any(c);
+
 	assert_int_equal(msg.type, type);
 	return msg;
 }
@@ -745,25 +752,67 @@ static void abuse__unknown_ids(void **state)
 	assert_int_equal(fake_fan_marks(s->file.fd).marked, 1);
 }
 
+static void ask_status_until_full(struct client *c)
+{
+	struct guard_msg msg = { .type = GUARD_STATUS };
+	unsigned int full = 0;
+
+	while (full < 50) {
+		int err = sock_send(c->ours, &msg, -1);
+
+		assert_true(!err || err == -EAGAIN);
+		full = err ? full + 1 : 0;
+		if (err)
+			usleep(1000); /* the guard may read on */
+	}
+}
+
+/* Others wait for it no longer than for anybody who does not answer; then it may go on. */
 static void abuse__never_reads(void **state)
 {
 	struct stage *s = *state;
-	struct client *c = enter(s, 0);
-	struct guard_msg msg = { .type = GUARD_STATUS };
-	int event, err = 0;
+	struct client *c = enter(s, 0), *other = enter(s, 1);
+	int event;
 
+	fake_fan_break_time(1);
 	assert_int_equal(take(c, 1), 0);
 	event = access_as(s, 51, truncates);
 	hear(c, GUARD_BREAK);
-	while (!err) {
-		err = sock_send(c->ours, &msg, -1);
-		if (err == -EAGAIN)
-			err = 0; /* the guard will read on */
-	}
-	assert_int_equal(err, -ECONNRESET);
-	assert_int_equal(answer(event), 0); /* nothing is held for it any more */
-	ended(c);
+	ask_status_until_full(c);
+	waits(event);
+	assert_int_equal(sync_with(other).clients, 2);
+	assert_int_equal(answer(event), 0);
 	assert_int_equal(said(s, "does not read"), 1);
+	while (hear_any(c).type != GUARD_LOST)
+		;
+	while (!hears_nothing(c))
+		hear(c, GUARD_STATUS);
+	fake_fan_task(51, NULL);
+	assert_int_equal(take(c, 1), 0);
+	assert_int_equal(sync_with(c).lost, 1);
+}
+
+/* More news at once than the socket has room for. */
+static void abuse__reads_late(void **state)
+{
+	struct guard_msg msg = { .type = GUARD_GIVE_BACK };
+	const uint32_t n = 1000;
+	struct stage *s = *state;
+	struct client *c = enter(s, 0);
+	int event;
+
+	for (uint32_t id = 0; id < n; id++)
+		assert_int_equal(take(c, id), 0);
+	event = access_as(s, 51, truncates);
+	while (!said(s, "does not read"))
+		usleep(1000);
+	for (uint32_t i = 0; i < n; i++) {
+		msg.id = hear(c, GUARD_BREAK).id;
+		while (sock_send(c->ours, &msg, -1) == -EAGAIN)
+			usleep(100);
+	}
+	assert_int_equal(answer(event), 0);
+	assert_int_equal(sync_with(c).lost, 0);
 }
 
 /* The process is gone, a child that knows nothing of it has the socket. */
@@ -909,6 +958,7 @@ int main(void)
 		CASE(abuse__another_version),
 		CASE(abuse__unknown_ids),
 		CASE(abuse__never_reads),
+		CASE(abuse__reads_late),
 		CASE(abuse__peer_died),
 		CASE(stop__lets_all_go),
 		CASE(free__with_events_unread),

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "holder.h"
@@ -67,11 +68,13 @@ static void stands_still(const struct world *w, const void *arg)
 {
 	struct other second;
 	struct inside s;
+	int status;
 
 	sysctl_set("lease-break-time", 1);
 	other_start(&second);
 	inside_begin(&s, w, arg);
 	CALL(kill(s.holder.pid, SIGSTOP));
+	CALL(waitpid(s.holder.pid, &status, WUNTRACED)); /* all of its threads */
 	other_begin(&s.other, OP_TRUNCATE, s.holder.file.path, PAGE, -1);
 	other_begin(&second, OP_TRUNCATE, s.holder.file.path, PAGE, -1);
 	sleep_ms(1500);
