@@ -165,7 +165,13 @@ struct breaker {
 };
 
 /* The file has this name in env->work, and may be made later. */
-void breaker_start(struct breaker *b, const struct env *env, const char *name, size_t length);
+/*
+ * at_once: it runs as soon as it can, ahead of everybody else, if the caller has CAP_SYS_NICE.
+ * On one processor what is measured is then what it waited for, and not in which order the
+ * scheduler puts those who woke it and what these do afterwards.
+ */
+void breaker_start(struct breaker *b, const struct env *env, const char *name, size_t length,
+		   bool at_once);
 void breaker_end(struct breaker *b);
 /* Comes back when its call has returned. */
 void breaker_run(struct breaker *b, enum breaker_way way);

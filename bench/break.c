@@ -218,7 +218,7 @@ void bench_break(const struct env *env)
 		    daxlease_kind_str(env->kind));
 	if (!env->regions)
 		report_note("ours not measured, bare without a registration: %s", env->why);
-	breaker_start(&b.breaker, env, FILE_NAME, LENGTH);
+	breaker_start(&b.breaker, env, FILE_NAME, LENGTH, false);
 	region_make(env, LENGTH, FILE_NAME, &b.file);
 	start_bare(&b);
 	if (env->regions)

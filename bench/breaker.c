@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -23,12 +24,18 @@ static int break_it(const char *path, off_t length, enum breaker_way way, struct
 	return 0;
 }
 
-static void breaker_main(const char *path, off_t length, int in, int out, struct breaker_times *s)
+static void breaker_main(const char *path, off_t length, bool at_once, int in, int out,
+			 struct breaker_times *s)
 {
+	const struct sched_param first = { .sched_priority = 1 };
 	char way;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (at_once)
+		sched_setscheduler(0, SCHED_FIFO, &first);
 	while (read(in, &way, 1) == 1) {
+		if (at_once)
+			usleep(1000); /* until the one who told us is asleep */
 		s->err = break_it(path, length, (enum breaker_way)way, s);
 		if (write(out, &way, 1) != 1)
 			break;
@@ -36,7 +43,8 @@ static void breaker_main(const char *path, off_t length, int in, int out, struct
 	_exit(0);
 }
 
-void breaker_start(struct breaker *b, const struct env *env, const char *name, size_t length)
+void breaker_start(struct breaker *b, const struct env *env, const char *name, size_t length,
+		   bool at_once)
 {
 	char path[sizeof(env->work) + 64];
 	int to[2], from[2];
@@ -52,7 +60,7 @@ void breaker_start(struct breaker *b, const struct env *env, const char *name, s
 		die(errno, "fork");
 	if (!b->pid) {
 		close(to[1]);
-		breaker_main(path, (off_t)length, to[0], from[1], b->shared);
+		breaker_main(path, (off_t)length, at_once, to[0], from[1], b->shared);
 	}
 	close(to[0]);
 	close(from[1]);

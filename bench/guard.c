@@ -126,7 +126,11 @@ static void answer_one(struct guard *g, const struct fan_event *event)
 {
 	struct call call = { .fd = event->fd, .tid = event->tid };
 
-	if (g->looks && call_look(&g->files, &call, event->open) != CALL_CHANGE)
+	enum call_kind kind = CALL_UNDECIDED;
+
+	while (g->looks && kind == CALL_UNDECIDED)
+		kind = call_look(&g->files, &call, event->open);
+	if (g->looks && kind != CALL_CHANGE)
 		die(0, "a truncate does not look like one");
 	g->noticed = now_ns();
 	if (g->mr)
@@ -497,7 +501,7 @@ void bench_guard(const struct env *env)
 		report_note("not measured: %s", env->regions ? env->no_guard : env->why);
 		return;
 	}
-	breaker_start(&g.breaker, env, FILE_NAME, LENGTH);
+	breaker_start(&g.breaker, env, FILE_NAME, LENGTH, true);
 	region_make(env, LENGTH, FILE_NAME, &g.file);
 	sem_init(&g.done, 0, 0);
 	here = new_guard_ctx("");
