@@ -19,8 +19,8 @@ enum guard_type {
 	GUARD_GIVE_BACK, /* id: it is not held any more; see GUARD_KEEP */
 	GUARD_STATUS,	 /* answered by STATUS, with struct guard_counters as its text */
 	/* From the guard */
-	GUARD_TAKEN = 16, /* id, error; if that is 0: openers, opener */
-	GUARD_BREAK,	  /* id, deadline_ns: somebody waits for it to be given back */
+	GUARD_TAKEN = 16, /* id, error, time_ns; if error is 0: openers, opener */
+	GUARD_BREAK,	  /* id, time_ns, the deadline: somebody waits for it to be given back */
 	GUARD_LOST,	  /* id: the deadline passed, they went on */
 };
 
@@ -39,11 +39,11 @@ struct guard_msg {
 	uint16_t type;	  /* enum guard_type */
 	uint32_t id;	  /* the client's name for the hold, unique in its connection */
 	uint32_t flags;
-	int32_t error;	      /* 0 or -errno; text says why */
-	uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
-	uint32_t openers;     /* processes that had it open for writing before; or GUARD_UNKNOWN */
-	int32_t opener;	      /* the pid of one of them */
-	char text[160];	      /* one line, terminated; empty if there is nothing to say */
+	int32_t error;	  /* 0 or -errno; text says why */
+	uint64_t time_ns; /* CLOCK_MONOTONIC; BREAK: 0 = no deadline; TAKEN: now */
+	uint32_t openers; /* processes that had it open for writing before; or GUARD_UNKNOWN */
+	int32_t opener;	  /* the pid of one of them */
+	char text[160];	  /* one line, terminated; empty if there is nothing to say */
 };
 
 struct guard_counters {

@@ -223,7 +223,7 @@ static void tell(struct guard_client *c, const struct guard_msg *msg)
 static void op_tell(void *arg, void *client, enum guard_type type, uint32_t id,
 		    uint64_t deadline_ns)
 {
-	struct guard_msg msg = { .type = (uint16_t)type, .id = id, .deadline_ns = deadline_ns };
+	struct guard_msg msg = { .type = (uint16_t)type, .id = id, .time_ns = deadline_ns };
 	struct guard_client *c = client;
 
 	(void)arg;
@@ -871,7 +871,7 @@ static void answer_take(struct guard_client *c, struct guard_msg *msg, int fd)
 	}
 	msg->type = GUARD_TAKEN;
 	msg->error = err;
-	msg->deadline_ns = 0;
+	msg->time_ns = fan_now_ns();
 	memset(msg->text, 0, sizeof(msg->text));
 	if (err)
 		snprintf(msg->text, sizeof(msg->text), "%s", why_not_taken(err));

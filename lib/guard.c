@@ -36,7 +36,8 @@ struct hold {
 	unsigned int unanswered;      /* questions that nobody waits for any more */
 	int fd;
 	int error;
-	uint64_t deadline_ns; /* as it was told, of a break */
+	uint64_t asked_ns;
+	uint64_t deadline_ns; /* of a break, by the guard's clock; 0: none */
 	int openers;
 	pid_t opener;
 };
@@ -58,6 +59,7 @@ struct guard {
 	unsigned int listeners;
 	int inproc_error; /* why there is none: that will not change */
 	bool deaf;	  /* it could not tell us something */
+	bool same_clock;  /* a daemon may be in another time namespace */
 	struct hold **by_fd;
 	size_t nfds;
 	TAILQ_HEAD(, hold) broken;
@@ -228,6 +230,7 @@ static void taken(struct guard *g, struct hold *h, const struct guard_msg *msg)
 		return;
 	}
 	h->error = msg->error;
+	g->same_clock = msg->time_ns >= h->asked_ns && msg->time_ns <= sys_now_ns();
 	h->state = msg->error ? REFUSED : h->early_loss ? LOST : h->early_break ? BREAKING : HELD;
 	h->openers = msg->openers == GUARD_UNKNOWN ? -1 : (int)msg->openers;
 	h->opener = msg->opener;
@@ -248,7 +251,7 @@ static void handle(struct guard *g, const struct guard_msg *msg)
 		break;
 	case GUARD_BREAK:
 		if (h)
-			h->deadline_ns = msg->deadline_ns;
+			h->deadline_ns = msg->time_ns;
 		if (h && h->state == TAKING)
 			h->early_break = true;
 		if (h && h->state == HELD) {
@@ -475,6 +478,7 @@ static int ask(struct guard *g, int fd, bool exclusive)
 		return -ENOMEM;
 	h->state = TAKING;
 	h->early_break = h->early_loss = false;
+	h->asked_ns = sys_now_ns();
 	err = send_take(g, &msg, fd);
 	if (err) {
 		h->state = GONE;
@@ -537,17 +541,25 @@ uint64_t guard_deadline(struct guard *g, int fd)
 
 	pthread_mutex_lock(&g->lock);
 	h = find_hold(g, fd);
-	if (g->client && h && h->state == BREAKING)
+	if (g->same_clock && h && h->state == BREAKING)
 		ns = h->deadline_ns;
 	pthread_mutex_unlock(&g->lock);
 	return ns;
+}
+
+/* And we have not heard of it yet. Somebody who is gone cannot be told, which is as good. */
+static bool may_be_lost(const struct guard *g, const struct hold *h)
+{
+	return h->state != BREAKING || !g->same_clock ||
+	       (h->deadline_ns && sys_now_ns() >= h->deadline_ns);
 }
 
 static int give_back(struct guard *g, struct hold *h, bool again)
 {
 	int err;
 
-	hear(g); /* of its loss */
+	if (may_be_lost(g, h))
+		hear(g);
 	err = send_give_back(g, h->fd, again);
 	if (err && err != -ECONNRESET)
 		return -EAGAIN;

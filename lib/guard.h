@@ -39,7 +39,7 @@ enum lease_query guard_query(struct guard *guard, int fd);
 
 /*
  * When those who wait for a file that is being broken go on, as lease_ops.deadline().
- * Known if they wait for this process: a daemon may have another clock (time_namespaces(7)).
+ * Not known of a daemon with another clock (time_namespaces(7)).
  */
 uint64_t guard_deadline(struct guard *guard, int fd);
 

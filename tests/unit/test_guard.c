@@ -256,7 +256,7 @@ static void break__over_budget(void **state)
 	user_dereg(&u);
 }
 
-/* The guard in the process says when it lets the others go on; fs.lease-break-time is not asked. */
+/* The guard says when it lets the others go on; fs.lease-break-time is not asked. */
 static void break__deadline_of_the_guard(void **state)
 {
 	struct fix *fx = *state;
@@ -1130,6 +1130,29 @@ static void play__broken_and_lost(void **state)
 	assert_int_equal(next_broken(p), -1);
 }
 
+/* Deadlines are by the guard's clock, which need not be ours. */
+static void play__another_clock(void **state)
+{
+	struct play *p = *state;
+	uint32_t id = (uint32_t)p->fd;
+
+	for (int other = 0; other < 2; other++) {
+		struct guard_msg msg = { .type = GUARD_TAKEN };
+
+		msg.id = take_begin(p).id;
+		msg.time_ns = now_ns() + (other ? 3600000000000u : 0);
+		assert_int_equal(sock_send(p->sock, &msg, -1), 0);
+		assert_int_equal(take_end(p), 0);
+		assert_true(guard_deadline(p->g, p->fd) == LEASE_NO_DEADLINE); /* no break */
+		msg = (struct guard_msg){ .type = GUARD_BREAK, .id = id, .time_ns = 4711 };
+		assert_int_equal(sock_send(p->sock, &msg, -1), 0);
+		assert_int_equal(next_broken(p), p->fd);
+		assert_true(guard_deadline(p->g, p->fd) == (other ? LEASE_NO_DEADLINE : 4711));
+		assert_int_equal(guard_give_back(p->g, p->fd, true), 0);
+		hears(p, GUARD_GIVE_BACK);
+	}
+}
+
 static void play__before_the_answer(void **state)
 {
 	struct play *p = *state;
@@ -1307,7 +1330,7 @@ int main(void)
 		BOTH(break__by_deregistering),
 		PROC(break__deregistering_fails),
 		PROC(break__over_budget),
-		PROC(break__deadline_of_the_guard),
+		BOTH(break__deadline_of_the_guard),
 		BOTH(break__too_late),
 		BOTH(exclusive__refuses),
 		BOTH(regain__after_the_call),
@@ -1338,6 +1361,7 @@ int main(void)
 		IN_PROC(table__is_its_own, thread),
 		PLAY(play__errors),
 		PLAY(play__broken_and_lost),
+		PLAY(play__another_clock),
 		PLAY(play__before_the_answer),
 		PLAY(play__of_no_concern),
 		PLAY(play__no_messages),
