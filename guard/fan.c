@@ -36,6 +36,11 @@
 #define XFS_SUPER_MAGIC 0x58465342
 #endif
 
+/* <linux/magic.h> of later kernels */
+#ifndef AFS_FS_MAGIC
+#define AFS_FS_MAGIC 0x6B414653
+#endif
+
 #define EVENTS (FAN_PRE_ACCESS | FAN_OPEN_PERM)
 /* With the range of an access, which is nothing to us: a header, its place and length. */
 #define EVENT_SIZE sizeof(struct fanotify_event_metadata)
@@ -133,6 +138,24 @@ int fan_access_mode(int fd)
 	if (flags < 0)
 		return -errno;
 	return flags & O_PATH ? -EBADF : flags & O_ACCMODE;
+}
+
+bool fan_is_remote(int fd)
+{
+	static const unsigned int types[] = {
+		FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC,  SMB_SUPER_MAGIC,  SMB2_SUPER_MAGIC,
+		CIFS_SUPER_MAGIC, V9FS_MAGIC,	    CEPH_SUPER_MAGIC, AFS_SUPER_MAGIC,
+		AFS_FS_MAGIC,	  CODA_SUPER_MAGIC,
+	};
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0)
+		return false; /* what comes next fails as well */
+	for (unsigned int i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+		if ((unsigned int)fs.f_type == types[i])
+			return true;
+	}
+	return false;
 }
 
 /* 1, 0, or -errno. Copies on write are made of blocks that other files have as well. */

@@ -33,6 +33,12 @@ struct fan_event {
  */
 int fan_init(void);
 
+/*
+ * Whether somebody outside the kernel answers for fd's filesystem (FUSE, a network): even
+ * fan_watch() may wait for them then, to be told that it cannot. May wait for them itself.
+ */
+bool fan_is_remote(int fd);
+
 /* Begins and ends watching fd's file. -EOPNOTSUPP: not on this filesystem. */
 int fan_watch(int fan, int fd);
 int fan_unwatch(int fan, int fd);

@@ -747,6 +747,8 @@ static int look_at_file(int fd, struct guard_msg *msg, struct book_want *want)
 
 	if (err)
 		return err == -EBADF ? -EINVAL : err; /* O_PATH */
+	if (fan_is_remote(fd))
+		return -EOPNOTSUPP;
 	want->id = msg->id;
 	want->exclusive = msg->flags & GUARD_EXCLUSIVE;
 	want->writable = mode != O_RDONLY;

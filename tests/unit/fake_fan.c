@@ -56,7 +56,7 @@ struct event {
 };
 
 static struct {
-	bool on, frozen, shut;
+	bool on, frozen, shut, remote;
 	int pipes[MAX_GROUPS]; /* the ends to write to; the groups have the others */
 	ino_t inodes[MAX_GROUPS];
 	int owner, openers_pid, break_time, fail_err;
@@ -566,6 +566,24 @@ void fake_fan_moves(enum fan_moves moves)
 	pthread_mutex_lock(&lock);
 	fake.moves = moves;
 	pthread_mutex_unlock(&lock);
+}
+
+void fake_fan_remote(bool remote)
+{
+	pthread_mutex_lock(&lock);
+	fake.remote = remote;
+	pthread_mutex_unlock(&lock);
+}
+
+bool fan_is_remote(int fd)
+{
+	bool remote;
+
+	(void)fd;
+	pthread_mutex_lock(&lock);
+	remote = fake.remote;
+	pthread_mutex_unlock(&lock);
+	return remote;
 }
 
 enum fan_moves fan_writes_move(int fd)

@@ -37,6 +37,7 @@ void fake_fan_fail_watch(unsigned int n, int err);
 /* All files belong to that user; -1: to whom they do. */
 void fake_fan_owner(uid_t uid);
 void fake_fan_moves(enum fan_moves moves);
+void fake_fan_remote(bool remote);
 void fake_fan_set_openers(unsigned int n, pid_t pid);
 unsigned int fake_fan_scans(void);
 void fake_fan_slow_scan(unsigned int ms);

@@ -595,9 +595,12 @@ static void take__refused(void **state)
 	assert_int_equal(take(c, 1), -EOPNOTSUPP);
 	fake_fan_fail_watch(1, -ENOSPC);
 	assert_int_equal(take(c, 1), -ENOSPC);
+	fake_fan_remote(true);
+	assert_int_equal(take(c, 1), -EOPNOTSUPP);
+	fake_fan_remote(false);
 	assert_int_equal(count_fds(), fds);
 	assert_int_equal(counters(s).files, 0);
-	assert_int_equal(counters(s).turned_away, 9);
+	assert_int_equal(counters(s).turned_away, 10);
 	assert_int_equal(take_fd(c, 1, 0, ro), 0);
 	assert_int_equal(take(c, 1), -EEXIST);
 	assert_int_equal(count_fds(), fds + 1);
