@@ -30,7 +30,7 @@ struct env {
 	struct ibv_pd *pd;
 	bool regions;	    /* the library can lease and register a file here */
 	char why[512];	    /* why not */
-	char no_guard[256]; /* why the kind guard is not to be had; empty: it is */
+	char no_guard[512]; /* why the kind guard is not to be had; empty: it is */
 };
 
 /* ------------------------------------------------------------------------- */

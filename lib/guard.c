@@ -316,7 +316,7 @@ static const char *why_not_here(int err)
 {
 	switch (err) {
 	case -EPERM:
-		return "no CAP_SYS_ADMIN";
+		return "no CAP_SYS_ADMIN (a container's own does not count)";
 	case -EINVAL:
 	case -ENOSYS:
 		return "the kernel has no pre-content events (Linux >= 6.14 with "

@@ -574,7 +574,7 @@ struct daxlease_caps {
 				   * -ENODEV: no device was given */
 	uint32_t odp_rc_caps; /* IBV_ODP_SUPPORT_* for RC */
 	bool odp_prefetch;    /* ibv_advise_mr() is there */
-	char reason[256];     /* one line: what is missing and what would provide it */
+	char reason[512];     /* one line: what is missing and what would provide it */
 };
 
 /*

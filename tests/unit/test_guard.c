@@ -725,9 +725,10 @@ static void falls_back(void **state, bool on, const char *path, const char *reas
 
 static void auto__falls_back(void **state)
 {
-	falls_back(state, false, "",
-		   "no guard: no CAP_SYS_ADMIN, and no daxleased at any socket (No "
-		   "such file");
+	falls_back(
+		state, false, "",
+		"no guard: no CAP_SYS_ADMIN (a container's own does not count), and no daxleased at any socket (No "
+		"such file");
 	falls_back(state, false, socket_path, "no guard: no daxleased at " SOCKET);
 	falls_back(state, true, socket_path, "no guard: no daxleased at " SOCKET);
 }

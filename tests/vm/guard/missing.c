@@ -2,6 +2,7 @@
 /* Where there is no guard, or not for this file: refused, or another kind, and it is said why. */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,6 +15,7 @@ struct place {
 	const char *name;
 	const char *socket; /* of the context */
 	bool user;	    /* without privileges */
+	bool container;	    /* root, but of its own user namespace */
 	enum daxlease_kind kind;
 	unsigned int flags;
 	int err;	 /* of registering */
@@ -22,21 +24,45 @@ struct place {
 };
 
 static const struct place places[] = {
-	{ "user", NULL, true, DAXLEASE_KIND_GUARD, 0, -EOPNOTSUPP, false,
-	  "no guard: no CAP_SYS_ADMIN, and no daxleased at /run/daxleased/socket (No such file" },
-	{ "user-auto", NULL, true, DAXLEASE_KIND_AUTO, 0, 0, true,
-	  "no guard: no CAP_SYS_ADMIN, and no daxleased at /run/daxleased/socket (No such file" },
-	{ "user-auto-exclusive", NULL, true, DAXLEASE_KIND_AUTO, DAXLEASE_MR_EXCLUSIVE, -EOPNOTSUPP,
-	  false, "no guard: no CAP_SYS_ADMIN" },
-	{ "user-no-daemon", "", true, DAXLEASE_KIND_GUARD, 0, -EOPNOTSUPP, false,
+	{ "user", NULL, true, false, DAXLEASE_KIND_GUARD, 0, -EOPNOTSUPP, false,
+	  "no guard: no CAP_SYS_ADMIN (a container's own does not count), and no daxleased at /run/daxleased/socket (No such file" },
+	{ "user-auto", NULL, true, false, DAXLEASE_KIND_AUTO, 0, 0, true,
+	  "no guard: no CAP_SYS_ADMIN (a container's own does not count), and no daxleased at /run/daxleased/socket (No such file" },
+	{ "user-auto-exclusive", NULL, true, false, DAXLEASE_KIND_AUTO, DAXLEASE_MR_EXCLUSIVE,
+	  -EOPNOTSUPP, false, "no guard: no CAP_SYS_ADMIN" },
+	{ "user-no-daemon", "", true, false, DAXLEASE_KIND_GUARD, 0, -EOPNOTSUPP, false,
 	  "no CAP_SYS_ADMIN" },
-	{ "no-socket", "/tmp/nobody", false, DAXLEASE_KIND_GUARD, 0, -EOPNOTSUPP, false,
+	{ "no-socket", "/tmp/nobody", false, false, DAXLEASE_KIND_GUARD, 0, -EOPNOTSUPP, false,
 	  "no daxleased at /tmp/nobody (No such file" },
-	{ "no-socket-auto", "/tmp/nobody", false, DAXLEASE_KIND_AUTO, 0, 0, true,
+	{ "no-socket-auto", "/tmp/nobody", false, false, DAXLEASE_KIND_AUTO, 0, 0, true,
 	  "no daxleased at /tmp/nobody (No such file" },
-	{ "wrong-socket", "/proc/self/status", false, DAXLEASE_KIND_GUARD, 0, -EOPNOTSUPP, false,
-	  "no daxleased at /proc/self/status (Connection refused" },
+	{ "container", NULL, false, true, DAXLEASE_KIND_GUARD, 0, -EOPNOTSUPP, false,
+	  "no guard: no CAP_SYS_ADMIN (a container's own does not count)" },
+	{ "container-auto", NULL, false, true, DAXLEASE_KIND_AUTO, 0, 0, true,
+	  "no guard: no CAP_SYS_ADMIN (a container's own does not count)" },
+	{ "wrong-socket", "/proc/self/status", false, false, DAXLEASE_KIND_GUARD, 0, -EOPNOTSUPP,
+	  false, "no daxleased at /proc/self/status (Connection refused" },
 };
+
+static void write_file(const char *path, const char *text)
+{
+	int fd = (int)CALL(open(path, O_WRONLY | O_CLOEXEC));
+
+	CHECK_EQ(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+	CALL(close(fd));
+}
+
+/* All capabilities, in a user namespace where the file's owner is root. */
+static void become_container_root(void)
+{
+	char map[32];
+
+	become_user();
+	CALL(unshare(CLONE_NEWUSER));
+	snprintf(map, sizeof(map), "0 %d 1", USER);
+	write_file("/proc/self/setgroups", "deny");
+	write_file("/proc/self/uid_map", map);
+}
 
 static void no_guard(const struct world *w, const void *arg)
 {
@@ -57,6 +83,8 @@ static void no_guard(const struct world *w, const void *arg)
 	device_open(&dev, "rxe0");
 	file_make(&f, w, "file", FILE_SIZE, O_RDWR);
 	CALL(fchown(f.fd, USER, USER));
+	if (p->container) /* while there is one thread */
+		become_container_root();
 	CHECK_EQ(daxlease_ctx_new(&opts, &ctx), 0);
 	if (p->user)
 		become_user();
