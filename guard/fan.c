@@ -53,16 +53,29 @@ static int result(int ret)
 	return ret < 0 ? -errno : ret;
 }
 
+/* Groups of this class are made without them, too. What is not known fails before no file does. */
+static bool has_events(int fan)
+{
+	return fanotify_mark(fan, FAN_MARK_ADD, EVENTS, -1, NULL) == 0 || errno != EINVAL;
+}
+
 int fan_init(void)
 {
 	/*
 	 * Events bring a descriptor, and making one is an open like any other: it would wait
 	 * for a lease that somebody holds on the file, but for O_NONBLOCK.
 	 */
-	return result(fanotify_init(FAN_CLASS_PRE_CONTENT | FAN_REPORT_TID | FAN_REPORT_FD_ERROR |
-					    FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS |
-					    FAN_CLOEXEC | FAN_NONBLOCK,
-				    O_RDONLY | O_LARGEFILE | O_NONBLOCK | O_CLOEXEC));
+	int fan = fanotify_init(FAN_CLASS_PRE_CONTENT | FAN_REPORT_TID | FAN_REPORT_FD_ERROR |
+					FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS | FAN_CLOEXEC |
+					FAN_NONBLOCK,
+				O_RDONLY | O_LARGEFILE | O_NONBLOCK | O_CLOEXEC);
+
+	if (fan < 0)
+		return -errno;
+	if (has_events(fan))
+		return fan;
+	close(fan);
+	return -EINVAL;
 }
 
 int fan_watch(int fan, int fd)
