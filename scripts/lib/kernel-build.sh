@@ -37,12 +37,13 @@ build_excludes=(
 	'*/arch/*/boot/dts/*'
 )
 
-# _kernel_built patched|unpatched|debug|mutants
+# _kernel_built patched|unpatched|debug|mutants|no-fanotify
 _kernel_built() {
 	local cache list entry
 	local -a build_configs=(test) series_patches=()
 	[[ $1 != debug ]] || build_configs+=(debug)
-	[[ $1 == unpatched ]] || series_read
+	[[ $1 != no-fanotify ]] || build_configs+=(no-fanotify)
+	[[ $1 == unpatched || $1 == no-fanotify ]] || series_read
 	[[ $1 != mutants ]] || series_patches+=("$kernel_dir/mutants.patch")
 	_build_packages
 	_source_list
@@ -197,9 +198,7 @@ _build_make() {
 }
 
 _build_flavour() {
-	local name=config-test
-	[[ ${#build_configs[@]} == 1 ]] || name='config-debug'
-	printf '%s\n' "$name"
+	printf 'config-%s\n' "${build_configs[-1]}"
 }
 
 # Not "git apply": inside of another repository that ignores what lies outside.
@@ -231,6 +230,7 @@ _build_makes() {
 	local suffix=-unpatched
 	((${#series_patches[@]} == 0)) || suffix=-daxlease
 	[[ " ${build_configs[*]} " != *" debug "* ]] || suffix+=-debug
+	[[ " ${build_configs[*]} " != *" no-fanotify "* ]] || suffix+=-no-fanotify
 	_build_run make ARCH=x86_64 CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION="$suffix" "$@"
 }
 

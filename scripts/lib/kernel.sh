@@ -42,10 +42,12 @@ _kernel_module_groups=(
 kernel_resolve() {
 	case $1 in
 	stock) _kernel_stock ;;
-	patched | unpatched | debug | mutants) _kernel_built "$1" ;;
+	release) _kernel_release ;;
+	patched | unpatched | debug | mutants | no-fanotify) _kernel_built "$1" ;;
 	*/* | .) _kernel_given "$1" ;;
 	*)
-		[[ -e $1 ]] || die "--kernel $1: neither stock, patched, unpatched, debug, mutants nor a file or folder"
+		[[ -e $1 ]] || die "--kernel $1: neither stock, release, patched, unpatched, debug, mutants," \
+			"no-fanotify nor a file or folder"
 		_kernel_given "./$1"
 		;;
 	esac
@@ -218,6 +220,68 @@ _kernel_stock() {
 	fi
 	touch -- "$entry"
 	release=$(basename -- "$entry"/tree/lib/modules/*)
+	kernel_image=$entry/vmlinuz
+	kernel_modules=$entry/modules.cpio
+	kernel_tree=$entry/tree
+	# shellcheck disable=SC2034
+	kernel_name=$release
+}
+
+# --- the kernel of this machine's release -------------------------------------
+
+# Sets $release, $uri, $file, $size and $sha of the newest one that apt knows.
+_release_ask() {
+	local line
+	release=$(apt-cache depends --important linux-image-amd64 2>/dev/null |
+		sed -n 's/^ *Depends: linux-image-\([0-9].*\)$/\1/p' | head -n 1)
+	[[ $release ]] || return
+	line=$(apt-get download --print-uris "linux-image-$release" 2>/dev/null) || return
+	read -r uri file size sha <<<"${line//\'/}"
+	sha=${sha#SHA256:}
+	[[ $sha =~ ^[0-9a-f]{64}$ ]]
+}
+
+# With all that the package has in one: image and modules.
+_release_make() {
+	local entry=$1 new
+	new=$(mktemp -d "$cache/.new.XXXXXX")
+	chmod 755 -- "$new"
+	_new_entry=$new
+	mkdir -- "$new/tree"
+	dpkg-deb --fsys-tarfile "$cache/debs/$sha.deb" |
+		tar -x -C "$new/tree" --no-same-owner --exclude='./usr/share'
+	mv -- "$new/tree/boot/vmlinuz-$release" "$new/vmlinuz"
+	depmod -b "$new/tree" "$release"
+	_kernel_pack_modules "$new/tree" "$release" "$new/modules.cpio"
+	(cd -- "$new" && sha256sum vmlinuz modules.cpio tree/lib/modules/*/modules.dep >SHA256SUMS)
+	rm -rf -- "$entry"
+	mv -T -- "$new" "$entry"
+	_new_entry=
+}
+
+_kernel_release() {
+	local cache entry release uri file size sha
+	cache=$(cache_dir)
+	need_packages --for "to unpack the kernel" kmod cpio xz-utils zstd
+	if ! _release_ask; then # there are no lists, or old ones
+		_as_root=()
+		((EUID == 0)) || _as_root=(sudo -n)
+		run_step "reading Debian's package lists (apt-get update)" _apt_get update
+		_release_ask || die "apt knows no linux-image-amd64"
+	fi
+	entry=$cache/kernel-$({ echo "$sha"; sha256sum <"${BASH_SOURCE[0]}"; } | sha256sum | cut -c 1-16)
+	make_work_dir
+	lock kernel
+	if ! _deb_good "$sha"; then
+		mkdir -p -- "$cache/debs"
+		_suite_write_source "$(. /etc/os-release && echo "$VERSION_CODENAME")" "${uri%%/pool/*}" ''
+		suite_download "$uri" "$work/$file" "$size" "$sha" || die "cannot download $file"
+		mv -- "$work/$file" "$cache/debs/.$sha.$$"
+		mv -- "$cache/debs/.$sha.$$" "$cache/debs/$sha.deb"
+	fi
+	_kernel_entry_good "$entry" || _release_make "$entry"
+	unlock
+	touch -- "$entry"
 	kernel_image=$entry/vmlinuz
 	kernel_modules=$entry/modules.cpio
 	kernel_tree=$entry/tree

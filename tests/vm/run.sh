@@ -27,6 +27,7 @@ soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
                 kernel's layout leases (layout-cases), which it is an error to ask
                 for if the kernel has none; guard: those of the kind guard
                 (guard-cases), the same for a kernel without pre-content events;
+                without: what is said on such a kernel, an error on any other;
                 kselftest: those of --kselftest; default: library, layout and guard
                 if the kernel has them, and kselftest with --kselftest
   --fs FS       ext4, xfs or both (default)
@@ -71,9 +72,9 @@ both) filesystems=(ext4 xfs) ;;
 esac
 
 case $suite in
-'' | library | layout | guard) ;;
+'' | library | layout | guard | without) ;;
 kselftest) [[ $kselftest ]] || die "--suite kselftest: where are they? See --kselftest" ;;
-*) die "--suite $suite: neither library, layout, guard nor kselftest" ;;
+*) die "--suite $suite: neither library, layout, guard, without nor kselftest" ;;
 esac
 
 if [[ $storm && $suite != guard ]]; then
@@ -155,13 +156,21 @@ run_layout() {
 		"${filesystems[@]}"
 }
 
-run_guard() {
+# guard_cases [OPTION...]
+guard_cases() {
 	local program
 	program=$(find_program guard-cases)
 	[[ $daemon ]] || daemon=$bin/daemon/daxleased
 	[[ -x $daemon ]] || die "no daemon '$daemon'; see --daemon"
-	"$program" --daemon "$daemon" --filter "$filter" ${storm:+--storm "$storm"} \
-		"${filesystems[@]}"
+	"$program" --daemon "$daemon" --filter "$filter" "$@" "${filesystems[@]}"
+}
+
+run_guard() {
+	guard_cases ${storm:+--storm "$storm"}
+}
+
+run_without() {
+	guard_cases --without
 }
 
 # The tests that are left out on purpose. A skip of any other is a failure, as if

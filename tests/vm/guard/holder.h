@@ -103,5 +103,6 @@ void add_daemon_cases(void);
 void add_attack_cases(void);
 void add_inside_cases(void);
 void add_missing_cases(void);
+void add_without_cases(void);
 
 #endif

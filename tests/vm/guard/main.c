@@ -44,8 +44,6 @@ static bool is_there(const char *fs)
 	fd = (int)CALL(open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
 	CHECK_EQ(daxlease_probe(fd, NULL, &caps), 0);
 	CALL(close(fd));
-	if (caps.kinds[DAXLEASE_KIND_GUARD].error)
-		printf("no guard on %s: no case was run\n", dir);
 	return !caps.kinds[DAXLEASE_KIND_GUARD].error;
 }
 
@@ -63,12 +61,13 @@ static void add_all(void)
 static int usage(void)
 {
 	fprintf(stderr,
-		"usage: guard-cases --daemon FILE [--filter [!]RE] [--storm N] FS...\n"
+		"usage: guard-cases --daemon FILE [--without] [--filter [!]RE] [--storm N] FS...\n"
 		"FS: ext4 or xfs, mounted with dax=always on /dax/FS; see run.sh\n"
 		"--daemon FILE: the program daxleased\n"
+		"--without: the cases for kernels without pre-content events\n"
 		"--storm N: so many files are broken at once (%u)\n"
 		"Exit status: 0, 1 if a case failed, 3 if the kernel has no pre-content "
-		"events\n",
+		"events, or has some, with --without\n",
 		STORM_FILES);
 	return 2;
 }
@@ -79,9 +78,11 @@ int main(int argc, char **argv)
 		{ "daemon", required_argument, NULL, 'd' },
 		{ "filter", required_argument, NULL, 'f' },
 		{ "storm", required_argument, NULL, 's' },
+		{ "without", no_argument, NULL, 'w' },
 		{ 0 },
 	};
 	const char *re = "";
+	bool without = false;
 	int c, status;
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -91,16 +92,23 @@ int main(int argc, char **argv)
 			re = optarg;
 		else if (c == 's')
 			storm_files = (unsigned int)strtoul(optarg, NULL, 10);
+		else if (c == 'w')
+			without = true;
 		else
 			return usage();
 	}
 	if (optind == argc || !daemon_program || !storm_files)
 		return usage();
 	for (int i = optind; i < argc; i++) {
-		if (!is_there(argv[i]))
+		if (is_there(argv[i]) == without) {
+			printf("%s guard on %s: no case was run\n", without ? "a" : "no", argv[i]);
 			return EXIT_NOT_THERE;
+		}
 	}
-	add_all();
+	if (without)
+		add_without_cases();
+	else
+		add_all();
 	status = runner_run(re, argv + optind);
 	return status < 0 ? usage() : status;
 }
