@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Which memory of the process is a shared mapping of an FS-DAX file, and of which open file
+ * description. A lease belongs to the description, and programs close their descriptor
+ * as soon as they have mapped the file; so a duplicate of it is kept for each.
+ *
+ * What is asked for all memory (is it one of ours?) takes no lock and no system call.
+ */
+#ifndef PRELOAD_MAPS_H
+#define PRELOAD_MAPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* An open file description. Counted; each user gives it back with maps_put(). */
+struct source {
+	struct source *next;
+	int fd; /* our duplicate */
+	unsigned int refs;
+	dev_t dev;
+	ino_t ino;
+};
+
+/* After mmap(2): notes the mapping down if fd is a regular file on FS-DAX. */
+void maps_add(const void *addr, size_t length, int fd);
+/* The same with a source that is known. */
+void maps_add_source(const void *addr, size_t length, struct source *source);
+/* Before the range is unmapped, or after something else was mapped over it. */
+void maps_remove(const void *addr, size_t length);
+
+/* The source of the first mapping that the range meets; NULL: of none. */
+struct source *maps_find(const void *addr, size_t length);
+/*
+ * The same for a mapping that was made behind our back: asks the kernel, and opens the
+ * file anew. 0: the range begins with plain memory, or *ret_source is set; -errno.
+ */
+int maps_adopt(const void *addr, struct source **ret_source);
+/* Whether addr is still a mapping of its file; if not, that is noted down. */
+bool maps_is_current(const void *addr, const struct source *source);
+void maps_put(struct source *source);
+
+/* Around fork(2). */
+void maps_lock(void);
+void maps_unlock(void);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* The table of shadows. */
+#ifndef PRELOAD_SHADOWS_H
+#define PRELOAD_SHADOWS_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include <daxlease/daxlease.h>
+
+struct source;
+
+struct shadow {
+	struct shadow *next; /* all below is protected by the table's lock, but the constant */
+	/*
+	 * What the program has. In a piece of memory of its own: a program that found
+	 * ibv_dereg_mr() by dlsym(3) lets the provider free it.
+	 */
+	struct ibv_mr *mr;
+	struct ibv_mr *real; /* what the provider has, or NULL */
+	struct daxlease_mr *region;
+	bool dead;	    /* its keys are nobody's, but the program may use them still */
+	bool gone;	    /* the original was deregistered */
+	unsigned int users; /* it must stay */
+	pid_t pid;	    /* constant from here: the process that registered */
+	struct ibv_pd *pd;
+	unsigned int access;
+	const struct ibv_context *context; /* for comparing: it may be closed */
+	const struct ibv_device *device;   /* likewise */
+	dev_t dev;
+	ino_t ino;
+	char name[256]; /* of the file, for log lines */
+};
+
+struct shadow *shadows_new(struct ibv_pd *pd, unsigned int access, const char *name,
+			   const struct source *source);
+void shadows_free(struct shadow *sh); /* with what the program has */
+
+/* From here on the program's struct is filled, and both can be found. */
+void shadows_bind(struct shadow *sh, struct ibv_mr *real);
+/* Waits for its users, and takes it out. */
+void shadows_unlink(struct shadow *sh);
+/* Exchanges what the program has of the two. */
+void shadows_exchange(struct shadow *a, struct shadow *b);
+
+/* Whether there are any; no lock. */
+bool shadows_any(void);
+struct shadow *shadows_find(const struct ibv_mr *mr);
+/*
+ * The original is about to be deregistered: its keys are reserved from now on, and it is not
+ * to be found any more, as its memory may become another one. false: it has no shadow.
+ */
+bool shadows_retire(struct ibv_mr *real, struct shadow **ret_shadow);
+/* That failed, or not. */
+void shadows_retired(struct shadow *sh, struct ibv_mr *real, bool success);
+/* Whether a registration has got a key that a program may still use for a dead one. */
+bool shadows_has_key(const struct ibv_mr *mr);
+
+/* One with a region; it is used until shadows_put(). */
+struct shadow *shadows_get_of_file(dev_t dev, ino_t ino);
+struct shadow *shadows_get_of_device(const struct ibv_context *context);
+/* The region is taken off, NULL if somebody else has done it. */
+struct daxlease_mr *shadows_take_region(struct shadow *sh);
+/* It could not be deregistered. */
+void shadows_give_region(struct shadow *sh, struct daxlease_mr *region);
+void shadows_put(struct shadow *sh);
+
+void shadows_lock(void);
+void shadows_unlock(void);
+
+#endif
