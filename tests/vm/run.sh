@@ -8,7 +8,8 @@ set -euo pipefail
 usage() {
 	cat <<'EOF'
 Usage: tests/vm/run.sh --bin DIR [--kselftest DIR] [--daemon FILE]
-                       [--fs ext4|xfs|both] [--suite SUITE] [--filter RE]
+                       [--shim FILE] [--fs ext4|xfs|both] [--suite SUITE]
+                       [--filter RE]
        tests/vm/run.sh --bin DIR [--fs ext4|xfs|both] --storm N [--seed N]
        tests/vm/run.sh --bin DIR [--daemon FILE] [--fs ext4|xfs|both] --suite guard
                        --storm N [--filter RE]
@@ -23,13 +24,17 @@ soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
                 scripts/lib/series.sh
   --daemon FILE the program daxleased for the suite guard; default:
                 DIR/daemon/daxleased
+  --shim FILE   libdaxlease-preload.so for the suite preload; default:
+                DIR/preload/libdaxlease-preload.so
   --suite SUITE library: the cases of the library (vm-cases); layout: those of the
                 kernel's layout leases (layout-cases), which it is an error to ask
                 for if the kernel has none; guard: those of the kind guard
                 (guard-cases), the same for a kernel without pre-content events;
                 without: what is said on such a kernel, an error on any other;
-                kselftest: those of --kselftest; default: library, layout and guard
-                if the kernel has them, and kselftest with --kselftest
+                preload: programs that people use, with the preload shim
+                (preload-cases); kselftest: those of --kselftest; default: library,
+                layout and guard if the kernel has them, preload, and kselftest with
+                --kselftest
   --fs FS       ext4, xfs or both (default)
   --filter RE   only cases whose name (ext4/table/truncate/wr/deleg, or
                 ext4/layout_lease_test/pin of kselftest) has a match for this
@@ -48,11 +53,11 @@ die() {
 	exit 2
 }
 
-bin='' kselftest='' daemon='' fs=both suite='' filter='' storm='' seed=''
+bin='' kselftest='' daemon='' shim='' fs=both suite='' filter='' storm='' seed=''
 
 while (($#)); do
 	case $1 in
-	--bin | --kselftest | --daemon | --fs | --suite | --filter | --storm | --seed)
+	--bin | --kselftest | --daemon | --shim | --fs | --suite | --filter | --storm | --seed)
 		(($# > 1)) || die "$1 wants a value; see --help"
 		declare "${1#--}=$2"
 		shift 2
@@ -72,9 +77,9 @@ both) filesystems=(ext4 xfs) ;;
 esac
 
 case $suite in
-'' | library | layout | guard | without) ;;
+'' | library | layout | guard | without | preload) ;;
 kselftest) [[ $kselftest ]] || die "--suite kselftest: where are they? See --kselftest" ;;
-*) die "--suite $suite: neither library, layout, guard, without nor kselftest" ;;
+*) die "--suite $suite: neither library, layout, guard, without, preload nor kselftest" ;;
 esac
 
 if [[ $storm && $suite != guard ]]; then
@@ -173,6 +178,14 @@ run_without() {
 	guard_cases --without
 }
 
+run_preload() {
+	[[ $shim ]] || shim=$bin/preload/libdaxlease-preload.so
+	[[ -e $shim ]] || die "no shim '$shim'; see --shim"
+	"$(find_program preload-cases)" --shim "$(realpath -- "$shim")" \
+		--owner "$(realpath -- "$(find_program preload-owner)")" \
+		--count "$(realpath -- "$(find_program preload-count.so)")" --filter "$filter" "${filesystems[@]}"
+}
+
 # The tests that are left out on purpose. A skip of any other is a failure, as if
 # the kernel could not do it.
 readonly expected_skips=(
@@ -256,7 +269,7 @@ enlarge_packets dummy0
 make_page_cache
 log=$(mktemp)
 passed=0 failed=0
-for part in ${suite:-library layout guard ${kselftest:+kselftest}}; do
+for part in ${suite:-library layout guard preload ${kselftest:+kselftest}}; do
 	count "$part"
 done
 printf '%d passed, %d failed\n' "$passed" "$failed"
