@@ -17,13 +17,14 @@ quietly() {
 }
 
 quietly meson setup "$dir/build" "$top" --prefix "$prefix" --libdir lib -Dexamples=true \
-	-Ddaemon=enabled
+	-Ddaemon=enabled -Dpreload=enabled
 quietly meson install -C "$dir/build"
 
 for file in include/daxlease/daxlease.h include/daxlease/version.h lib/libdaxlease.so \
 	lib/libdaxlease.a lib/pkgconfig/libdaxlease.pc share/man/man7/daxlease.7 \
 	share/man/man3/daxlease_reg_mr.3 share/man/man8/daxleased.8 sbin/daxleased \
-	lib/systemd/system/daxleased.service lib/systemd/system/daxleased.socket; do
+	lib/systemd/system/daxleased.service lib/systemd/system/daxleased.socket \
+	lib/daxlease/libdaxlease-preload.so share/man/man7/daxlease-preload.7; do
 	[[ -e $prefix/$file ]] || { echo "not installed: $file"; exit 1; }
 done
 
