@@ -17,18 +17,20 @@ quietly() {
 }
 
 quietly meson setup "$dir/build" "$top" --prefix "$prefix" --libdir lib -Dexamples=true \
-	-Ddaemon=enabled -Dpreload=enabled
+	-Ddaemon=enabled -Dpreload=enabled -Dtools=enabled
 quietly meson install -C "$dir/build"
 
 for file in include/daxlease/daxlease.h include/daxlease/version.h lib/libdaxlease.so \
 	lib/libdaxlease.a lib/pkgconfig/libdaxlease.pc share/man/man7/daxlease.7 \
 	share/man/man3/daxlease_reg_mr.3 share/man/man8/daxleased.8 sbin/daxleased \
 	lib/systemd/system/daxleased.service lib/systemd/system/daxleased.socket \
-	lib/daxlease/libdaxlease-preload.so share/man/man7/daxlease-preload.7; do
+	lib/daxlease/libdaxlease-preload.so share/man/man7/daxlease-preload.7 \
+	bin/daxlease share/man/man1/daxlease.1 share/bash-completion/completions/daxlease; do
 	[[ -e $prefix/$file ]] || { echo "not installed: $file"; exit 1; }
 done
 
 "$prefix/sbin/daxleased" --version
+LD_LIBRARY_PATH=$prefix/lib "$prefix/bin/daxlease" run -- true || { echo "daxlease does not find the shim"; exit 1; }
 grep -qx "ExecStart=$prefix/sbin/daxleased" "$prefix/lib/systemd/system/daxleased.service" ||
 	{ echo "the unit does not start what was installed"; exit 1; }
 

@@ -1,0 +1,109 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+#
+# usage: tool_options.sh DAXLEASE VERSION PAGE COMPLETION
+# The command line of daxlease, as far as it needs neither DAX nor RDMA: exit statuses; the
+# same options in the help, in the manual page and in the shell's completion; which programs
+# "run" refuses.
+set -euo pipefail
+
+tool=$1 version=$2 page=$3 completion=$4
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+failed=0
+
+# expect STATUS TEXT ARG...: TEXT is in what it says.
+expect() {
+	local status=$1 text=$2 got=0
+	shift 2
+	"$tool" "$@" >"$dir/out" 2>&1 || got=$?
+	if [[ $got != "$status" ]] || { [[ $text ]] && ! grep -qF -e "$text" "$dir/out"; }; then
+		printf 'daxlease %s: status %s, not %s with "%s":\n' "$*" "$got" "$status" "$text"
+		cat "$dir/out"
+		failed=1
+	fi
+}
+
+expect 0 "daxlease $version" --version
+expect 0 'Usage: daxlease COMMAND' --help
+expect 2 'Usage: daxlease COMMAND'
+expect 2 "no command 'walk'" walk
+for command in run doctor who; do
+	expect 0 "Usage: daxlease $command" "$command" --help
+	expect 2 "daxlease $command --help" "$command" --no-such-option
+done
+expect 2 'no FILE' who
+expect 3 '/nonexistent' who /nonexistent
+expect 3 "no device 'nosuch'" doctor --device nosuch
+expect 1 'No such file' doctor /nonexistent
+expect 0 'time to drain' doctor
+expect 0 '"release"' doctor --json
+for command in doctor who; do
+	{ "$tool" "$command" --json "$dir" || true; } | python3 -m json.tool >/dev/null ||
+		{ echo "$command: no JSON"; failed=1; }
+done
+
+# --- run, with something else in place of the shim
+echo 'int daxlease_stand_in;' >"$dir/shim.c"
+cc -shared -fPIC -o "$dir/shim.so" "$dir/shim.c"
+export DAXLEASE_PRELOAD=$dir/shim.so
+expect 2 'no command' run
+expect 2 'fence, exclusive or abort' run --policy nice -- true
+expect 2 'auto, layout' run --kind flock true
+expect 2 'error, warning, info or debug' run --log loud true
+expect 2 'milliseconds above 0' run --budget 0 true
+expect 2 'milliseconds above 0' run --budget -5 true
+expect 2 'milliseconds above 0' run --budget 5s true
+expect 127 'not found' run no-such-program-here
+expect 127 'not found' run "$dir/none"
+expect 0 "LD_PRELOAD=$dir/shim.so" run env
+expect 0 'DAXLEASE_POLICY=abort' run --policy abort env
+expect 0 'DAXLEASE_KIND=guard' run --kind guard -- env
+expect 0 'DAXLEASE_LOG=debug' run --log debug env
+expect 0 "DAXLEASE_LOG_FILE=$dir/log" run --log-file "$dir/log" env
+expect 0 'DAXLEASE_BUDGET_MS=250' run --budget 250 env
+LD_PRELOAD='' expect 0 'one two' run -- echo one two
+expect 3 '' run sh -c 'exit 3'
+cat >"$dir/script" <<'END'
+#!/bin/sh
+echo "script $LD_PRELOAD"
+END
+chmod +x "$dir/script"
+expect 0 "script $dir/shim.so" run "$dir/script"
+echo 'int main(void) { return 0; }' >"$dir/static.c"
+cc -static -o "$dir/static" "$dir/static.c"
+expect 126 'statically linked' run "$dir/static"
+printf '#!%s\n' "$dir/static" >"$dir/script"
+expect 126 'statically linked' run "$dir/script"
+cp "$(type -P true)" "$dir/setuid"
+chmod 2755 "$dir/setuid"
+if (($(id -u) == 0)); then
+	chown 1:1 "$dir/setuid"
+	chmod 6755 "$dir/setuid"
+	expect 126 'setuid or setgid' run "$dir/setuid"
+fi
+DAXLEASE_PRELOAD=$dir/nowhere expect 126 'name it by DAXLEASE_PRELOAD' run true
+: >"$dir/not-executable"
+expect 126 'Permission denied' run "$dir/not-executable"
+
+# --- help, page and completion
+for command in run doctor who; do
+	"$tool" "$command" --help | grep -oE -e '^  (-h, )?--[a-z][a-z-]+' | grep -oE -e '--[a-z-]+' | sort -u >"$dir/help"
+	sed -n "/^\.SS daxlease $command/,/^\.S[SH]/p" "$page" | sed 's/\\-/-/g' |
+		grep -E '^\.BR? ' | grep -oE -e '--[a-z][a-z-]+' | sort -u >"$dir/page"
+	echo --help >>"$dir/page"
+	sort -u -o "$dir/page" "$dir/page"
+	diff -u "$dir/help" "$dir/page" || { echo "page and help of $command differ"; failed=1; }
+	# shellcheck source=/dev/null
+	(source "$completion" && COMP_WORDS=(daxlease "$command" --) COMP_CWORD=2 && _daxlease &&
+		printf '%s\n' "${COMPREPLY[@]}") | grep -vx -e -- | sort -u >"$dir/completed"
+	diff -u "$dir/help" "$dir/completed" || { echo "completion of $command differs"; failed=1; }
+	if "$tool" "$command" --help | grep -nE '.{81}'; then
+		echo "the help is wider than 80 columns"
+		failed=1
+	fi
+done
+# shellcheck source=/dev/null
+words=$(source "$completion" && COMP_WORDS=(daxlease '') COMP_CWORD=1 && _daxlease && echo "${COMPREPLY[*]}")
+[[ $words == *run*doctor*who* ]] || { echo "completed: $words"; failed=1; }
+exit $failed

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <daxlease/daxlease.h>
+
+#include "tool.h"
+
+static const struct {
+	const char *name, *what;
+	int (*main)(int argc, char **argv);
+} commands[] = {
+	{ "run", "run a program with its registrations of FS-DAX files under leases", run_main },
+	{ "doctor", "say what this machine, its RDMA devices and files can do", doctor_main },
+	{ "who", "say who holds, waits for, and uses files", who_main },
+};
+
+static void help(FILE *to)
+{
+	fputs("Usage: daxlease COMMAND [OPTION...]\n"
+	      "\n"
+	      "RDMA on files of DAX filesystems, under file leases.\n"
+	      "\n",
+	      to);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		fprintf(to, "  %-8s %s\n", commands[i].name, commands[i].what);
+	fputs("\n"
+	      "  --version, -h, --help\n"
+	      "\n"
+	      "daxlease COMMAND --help says more, and so does daxlease(1).\n",
+	      to);
+}
+
+void tool_say(const char *fmt, ...)
+{
+	va_list args;
+
+	fputs("daxlease: ", stderr);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fputc('\n', stderr);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2) {
+		help(stderr);
+		return TOOL_USAGE;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+		help(stdout);
+		return 0;
+	}
+	if (!strcmp(argv[1], "--version")) {
+		printf("daxlease %s\n", daxlease_version());
+		return 0;
+	}
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		if (!strcmp(argv[1], commands[i].name))
+			return commands[i].main(argc - 1, argv + 1);
+	}
+	tool_say("no command '%s'; see --help", argv[1]);
+	return TOOL_USAGE;
+}
