@@ -26,15 +26,16 @@ soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
                 DIR/daemon/daxleased
   --shim FILE   libdaxlease-preload.so for the suite preload; default:
                 DIR/preload/libdaxlease-preload.so
+  --tool FILE   the program daxlease for the suite tool; default: DIR/tools/daxlease
   --suite SUITE library: the cases of the library (vm-cases); layout: those of the
                 kernel's layout leases (layout-cases), which it is an error to ask
                 for if the kernel has none; guard: those of the kind guard
                 (guard-cases), the same for a kernel without pre-content events;
                 without: what is said on such a kernel, an error on any other;
                 preload: programs that people use, with the preload shim
-                (preload-cases); kselftest: those of --kselftest; default: library,
-                layout and guard if the kernel has them, preload, and kselftest with
-                --kselftest
+                (preload-cases); tool: daxlease(1); kselftest: those of --kselftest;
+                default: library, layout and guard if the kernel has them, preload,
+                tool, and kselftest with --kselftest
   --fs FS       ext4, xfs or both (default)
   --filter RE   only cases whose name (ext4/table/truncate/wr/deleg, or
                 ext4/layout_lease_test/pin of kselftest) has a match for this
@@ -53,11 +54,11 @@ die() {
 	exit 2
 }
 
-bin='' kselftest='' daemon='' shim='' fs=both suite='' filter='' storm='' seed=''
+bin='' kselftest='' daemon='' shim='' tool='' fs=both suite='' filter='' storm='' seed=''
 
 while (($#)); do
 	case $1 in
-	--bin | --kselftest | --daemon | --shim | --fs | --suite | --filter | --storm | --seed)
+	--bin | --kselftest | --daemon | --shim | --tool | --fs | --suite | --filter | --storm | --seed)
 		(($# > 1)) || die "$1 wants a value; see --help"
 		declare "${1#--}=$2"
 		shift 2
@@ -77,9 +78,9 @@ both) filesystems=(ext4 xfs) ;;
 esac
 
 case $suite in
-'' | library | layout | guard | without | preload) ;;
+'' | library | layout | guard | without | preload | tool) ;;
 kselftest) [[ $kselftest ]] || die "--suite kselftest: where are they? See --kselftest" ;;
-*) die "--suite $suite: neither library, layout, guard, without, preload nor kselftest" ;;
+*) die "--suite $suite: neither library, layout, guard, without, preload, tool nor kselftest" ;;
 esac
 
 if [[ $storm && $suite != guard ]]; then
@@ -186,6 +187,14 @@ run_preload() {
 		--count "$(realpath -- "$(find_program preload-count.so)")" --filter "$filter" "${filesystems[@]}"
 }
 
+run_tool() {
+	[[ $daemon ]] || daemon=$bin/daemon/daxleased
+	[[ $tool ]] || tool=$bin/tools/daxlease
+	[[ -x $daemon && -x $tool ]] || die "no '$daemon' or '$tool'; see --help"
+	"$(dirname -- "$0")/tool/cases.sh" --tool "$tool" --try "$(find_program tool-try)" \
+		--daemon "$daemon" --filter "$filter" "${filesystems[@]}"
+}
+
 # The tests that are left out on purpose. A skip of any other is a failure, as if
 # the kernel could not do it.
 readonly expected_skips=(
@@ -269,7 +278,7 @@ enlarge_packets dummy0
 make_page_cache
 log=$(mktemp)
 passed=0 failed=0
-for part in ${suite:-library layout guard preload ${kselftest:+kselftest}}; do
+for part in ${suite:-library layout guard preload tool ${kselftest:+kselftest}}; do
 	count "$part"
 done
 printf '%d passed, %d failed\n' "$passed" "$failed"
