@@ -195,6 +195,7 @@ static void move(struct daxlease_mr *mr, enum state_event ev)
 
 	assert(next >= 0);
 	mr->state = (enum daxlease_state)next;
+	publish_state(mr);
 }
 
 struct run {
@@ -326,9 +327,9 @@ static void regain_failed(struct daxlease_mr *mr, int err)
 
 void brk_registered(struct daxlease_mr *mr, const struct pin *pin, size_t length)
 {
-	move(mr, EV_REG);
 	mr->ibv_mr = pin->ibv_mr;
 	mr->on_demand = pin->on_demand;
+	move(mr, EV_REG);
 	mr->registered = length;
 	mr->generation++;
 	mr->last_error = 0;
@@ -981,6 +982,7 @@ unsigned int brk_run(struct daxlease_ctx *ctx, const struct brk_runner *runner)
 		pthread_cond_broadcast(&ctx->changed);
 		queue_due(ctx, sys_now_ns());
 	}
+	publish_counters(ctx);
 	return run.called;
 }
 

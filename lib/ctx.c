@@ -31,7 +31,7 @@ static int check_mode(const struct daxlease_ctx_opts *opts)
 		return -EINVAL;
 	if ((unsigned int)opts->kind > DAXLEASE_KIND_LEASE || opts->kind == DAXLEASE_KIND_NONE)
 		return -EINVAL;
-	if (opts->signo < 0 || opts->signo > SIGRTMAX)
+	if (opts->signo < 0 || opts->signo > SIGRTMAX || opts->flags & ~DAXLEASE_CTX_PUBLISH)
 		return -EINVAL;
 	/* Standard signals coalesce, and the library's thread would take the program's. */
 	if (opts->signo && opts->signo < SIGRTMIN && opts->mode != DAXLEASE_MODE_SIGNAL)
@@ -71,12 +71,25 @@ static void init(struct daxlease_ctx *ctx, const struct daxlease_ctx_opts *opts)
 	ctx->guard = guard_new(opts->guard_socket, &ctx->log, watch_guard, ctx);
 }
 
-static int start(struct daxlease_ctx *ctx)
+/* It works without as well. */
+static void publish(struct daxlease_ctx *ctx)
+{
+	int err = publish_new(&ctx->table);
+
+	if (err)
+		log_add(&ctx->log, DAXLEASE_LOG_WARNING,
+			"no table for daxlease watch: %s: it does not show this context",
+			strerror(-err));
+}
+
+static int start(struct daxlease_ctx *ctx, unsigned int flags)
 {
 	int err;
 
 	if (!ctx->guard)
 		return -ENOMEM;
+	if (flags & DAXLEASE_CTX_PUBLISH)
+		publish(ctx);
 	ctx->maps_fd = sys_open_maps();
 	if (ctx->maps_fd < 0) {
 		log_add(&ctx->log, DAXLEASE_LOG_ERR, "/proc/self/maps: %s: is /proc mounted?",
@@ -105,6 +118,7 @@ static void destroy(struct daxlease_ctx *ctx)
 	if (ctx->break_time_fd >= 0)
 		sys_close(ctx->break_time_fd);
 	log_end(&ctx->log);
+	publish_free(ctx->table);
 	pthread_cond_destroy(&ctx->changed);
 	pthread_cond_destroy(&ctx->help);
 	pthread_mutex_destroy(&ctx->lock);
@@ -128,7 +142,7 @@ int daxlease_ctx_new(const struct daxlease_ctx_opts *opts, struct daxlease_ctx *
 			known.log_fn(DAXLEASE_LOG_ERR,
 				     err == -E2BIG ?
 					     "context options newer than this library" :
-					     "context options: unknown mode, kind or signal",
+					     "context options: unknown mode, kind, flags or signal",
 				     known.log_userdata);
 		return err;
 	}
@@ -136,7 +150,7 @@ int daxlease_ctx_new(const struct daxlease_ctx_opts *opts, struct daxlease_ctx *
 	if (!ctx)
 		return -ENOMEM;
 	init(ctx, &known);
-	err = start(ctx);
+	err = start(ctx, known.flags);
 	if (err) {
 		destroy(ctx);
 		return err;

@@ -214,6 +214,7 @@ static int deregister(struct daxlease_mr *mr)
 		mr->ibv_mr = NULL;
 		mr->registered = 0;
 		mr->state = DAXLEASE_STATE_RELEASED; /* for good, whatever comes */
+		publish_state(mr);
 		mr->regain_off = true;
 	} else {
 		log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,

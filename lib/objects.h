@@ -23,6 +23,7 @@
 #include "guard.h"
 #include "lease.h"
 #include "log.h"
+#include "publish.h"
 
 #define LEASE_BUCKETS 256
 #define MAX_HELPERS 8
@@ -111,6 +112,8 @@ struct daxlease_mr {
 	bool release_due;
 	int release_result;
 
+	struct publish_region *published; /* its place in ctx->table, or NULL */
+
 	struct ibv_qp **qps; /* in_verbs keeps it from changing */
 	size_t nqps, maxqps;
 };
@@ -134,7 +137,8 @@ struct daxlease_ctx {
 	int event_fd;	     /* LOOP, SIGNAL: there is something to dispatch */
 	int timer_fd;	     /* SIGNAL: at next_due_ns */
 	int poll_fd;	     /* SIGNAL: epoll over both */
-	uint64_t page_size;  /* to here */
+	uint64_t page_size;
+	struct publish_table *table; /* NULL: nothing is published. To here */
 
 	struct log log;		 /* has its own lock */
 	atomic_bool scan_wanted; /* no lock: set in a signal handler */
@@ -183,6 +187,8 @@ static inline void ctx_lock(struct daxlease_ctx *ctx)
 
 static inline void ctx_unlock(struct daxlease_ctx *ctx)
 {
+	if (ctx->table)
+		publish_counters(ctx);
 	pthread_mutex_unlock(&ctx->lock);
 	log_flush(&ctx->log);
 }

@@ -271,6 +271,7 @@ int share_join(struct daxlease_mr *mr, int fd)
 		return err;
 	mr->lease = l;
 	TAILQ_INSERT_TAIL(&l->regions, mr, link);
+	publish_add(mr);
 	return 0;
 }
 
@@ -280,6 +281,7 @@ void share_leave(struct daxlease_mr *mr)
 
 	wait_taken(mr->ctx, l);
 	TAILQ_REMOVE(&l->regions, mr, link);
+	publish_remove(mr);
 	if (TAILQ_EMPTY(&l->regions))
 		end_lease(mr->ctx, l);
 	else

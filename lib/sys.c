@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -425,6 +426,30 @@ int sys_vma_name(int maps_fd, uintptr_t addr, char *ret_name, size_t size)
 	if (!err && !q.vma_name_size)
 		ret_name[0] = '\0';
 	return err;
+}
+
+int sys_map_named(const char *name, size_t size, void **ret_addr)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC);
+	void *addr = MAP_FAILED;
+	int err = 0;
+
+	if (fd >= 0 && !ftruncate(fd, (off_t)size))
+		addr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (addr == MAP_FAILED || madvise(addr, size, MADV_DONTFORK))
+		err = -errno;
+	if (fd >= 0)
+		close(fd);
+	if (err && addr != MAP_FAILED)
+		munmap(addr, size);
+	if (!err)
+		*ret_addr = addr;
+	return err;
+}
+
+void sys_unmap(void *addr, size_t size)
+{
+	munmap(addr, size);
 }
 
 uint64_t sys_memlock_limit(void)

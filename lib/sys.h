@@ -86,6 +86,13 @@ int sys_vma_name(int maps_fd, uintptr_t addr, char *ret_name, size_t size);
 /* sys_query_vma() by reading the text; what sys_query_vma() does on Linux < 6.11. */
 int sys_parse_vma(uintptr_t addr, struct sys_vma *ret_vma);
 
+/*
+ * Memory, zeroed, that /proc/PID/maps calls "/memfd:NAME". No descriptor is kept, and a child
+ * does not have it.
+ */
+int sys_map_named(const char *name, size_t size, void **ret_addr);
+void sys_unmap(void *addr, size_t size);
+
 /* Limits: bytes that may be locked, UINT64_MAX = no limit. */
 uint64_t sys_memlock_limit(void);
 

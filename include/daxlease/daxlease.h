@@ -174,7 +174,15 @@ struct daxlease_ctx_opts {
 	 * with CAP_SYS_ADMIN. "": in this process or nowhere. Copied.
 	 */
 	const char *guard_socket;
+	unsigned int flags; /* DAXLEASE_CTX_* */
 };
+
+/*
+ * Others may look at its regions and counters, with "daxlease watch": who may read the memory
+ * of this process (ptrace(2)) can do so already, but does not know where. Costs some 20 KiB,
+ * and nothing on the data path.
+ */
+#define DAXLEASE_CTX_PUBLISH (1u << 0)
 
 /*
  * Creates a context: the owner of regions and, by mode, of one thread, and of those of
@@ -182,7 +190,7 @@ struct daxlease_ctx_opts {
  * with CAP_SYS_ADMIN. All signals are blocked in its threads, but SIGBUS, SIGSEGV, SIGFPE
  * and SIGILL. The caller frees it with daxlease_ctx_free(). opts may be NULL.
  *
- * -EINVAL: unknown mode, kind or signal. -E2BIG, -ENOMEM. -EAGAIN: no thread.
+ * -EINVAL: unknown mode, kind, flags or signal. -E2BIG, -ENOMEM. -EAGAIN: no thread.
  * -EMFILE, -ENFILE: no descriptors. Since 0.1.
  */
 DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_ctx_new(const struct daxlease_ctx_opts *opts,

@@ -281,6 +281,7 @@ int fix_open(struct fix *fx)
 		.kind = fx->kind,
 		.signo = fx->mode->signo,
 		.guard_socket = fx->guard_socket,
+		.flags = fx->flags,
 		.log_fn = on_log,
 		.log_level = DAXLEASE_LOG_DEBUG,
 		.log_userdata = fx,

@@ -86,6 +86,7 @@ struct fix {
 	const struct mode *mode;
 	enum daxlease_kind kind;  /* for fix_open() */
 	const char *guard_socket; /* likewise */
+	unsigned int flags;	  /* likewise */
 	bool idle;		  /* the caller does not dispatch */
 	atomic_bool served;	  /* another thread does */
 	pthread_t server;
