@@ -72,6 +72,7 @@ static int make(void)
 		.log_fn = say_line,
 		.log_level = DAXLEASE_LOG_DEBUG,
 		.guard_socket = shim_settings.guard_socket,
+		.flags = DAXLEASE_CTX_PUBLISH,
 	};
 	int err = daxlease_ctx_new(&opts, &ctx);
 

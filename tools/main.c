@@ -14,6 +14,7 @@ static const struct {
 	{ "run", "run a program with its registrations of FS-DAX files under leases", run_main },
 	{ "doctor", "say what this machine, its RDMA devices and files can do", doctor_main },
 	{ "who", "say who holds, waits for, and uses files", who_main },
+	{ "watch", "show regions and breaks of programs as they happen", watch_main },
 };
 
 static void help(FILE *to)

@@ -12,6 +12,7 @@
 int run_main(int argc, char **argv);
 int doctor_main(int argc, char **argv);
 int who_main(int argc, char **argv);
+int watch_main(int argc, char **argv);
 
 __attribute__((format(printf, 1, 2))) void tool_say(const char *fmt, ...);
 

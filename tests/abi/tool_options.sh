@@ -28,7 +28,7 @@ expect 0 "daxlease $version" --version
 expect 0 'Usage: daxlease COMMAND' --help
 expect 2 'Usage: daxlease COMMAND'
 expect 2 "no command 'walk'" walk
-for command in run doctor who; do
+for command in run doctor who watch; do
 	expect 0 "Usage: daxlease $command" "$command" --help
 	expect 2 "daxlease $command --help" "$command" --no-such-option
 done
@@ -42,6 +42,13 @@ for command in doctor who; do
 	{ "$tool" "$command" --json "$dir" || true; } | python3 -m json.tool >/dev/null ||
 		{ echo "$command: no JSON"; failed=1; }
 done
+
+expect 2 'from 0.01 to 86400' watch --interval 0
+expect 2 'from 0.01 to 86400' watch --interval often
+expect 2 'one PID or FILE' watch 1 2
+expect 3 'does not run' watch --once 999999999
+expect 3 'No such file' watch --once /nonexistent
+expect 1 'nobody publishes anything' watch --once "$0"
 
 # --- run, with something else in place of the shim
 echo 'int daxlease_stand_in;' >"$dir/shim.c"
@@ -87,7 +94,7 @@ DAXLEASE_PRELOAD=$dir/nowhere expect 126 'name it by DAXLEASE_PRELOAD' run true
 expect 126 'Permission denied' run "$dir/not-executable"
 
 # --- help, page and completion
-for command in run doctor who; do
+for command in run doctor who watch; do
 	"$tool" "$command" --help | grep -oE -e '^  (-h, )?--[a-z][a-z-]+' | grep -oE -e '--[a-z-]+' | sort -u >"$dir/help"
 	sed -n "/^\.SS daxlease $command/,/^\.S[SH]/p" "$page" | sed 's/\\-/-/g' |
 		grep -E '^\.BR? ' | grep -oE -e '--[a-z][a-z-]+' | sort -u >"$dir/page"
@@ -105,5 +112,5 @@ for command in run doctor who; do
 done
 # shellcheck source=/dev/null
 words=$(source "$completion" && COMP_WORDS=(daxlease '') COMP_CWORD=1 && _daxlease && echo "${COMPREPLY[*]}")
-[[ $words == *run*doctor*who* ]] || { echo "completed: $words"; failed=1; }
+[[ $words == *run*doctor*who*watch* ]] || { echo "completed: $words"; failed=1; }
 exit $failed

@@ -193,14 +193,31 @@ doctor_errors() {
 
 # --- who ----------------------------------------------------------------------
 
-# hold KIND FILE: $holder has it; it answers a break after 2 s.
+# hold KIND FILE: $holder has it, and answers a break when it is told to.
 hold() {
-	"$try" --hold "$1" rxe0 "$2" 2 >"$dir/news" 2>&1 &
+	rm -f -- "$dir/answer"
+	"$try" --hold "$1" rxe0 "$2" "$dir/answer" >"$dir/news" 2>&1 &
 	holder=$!
 	until grep -qx holds "$dir/news"; do
 		kill -0 "$holder" 2>/dev/null || fail "no holder: $(cat "$dir/news")"
 		sleep 0.05
 	done
+}
+
+answer() {
+	touch -- "$dir/answer"
+}
+
+# eventually TEXT COMMAND...: it prints that within 10 s. $text is what it printed.
+eventually() {
+	local wanted=$1 i
+	shift
+	for ((i = 0; i < 100; i++)); do
+		text=$("$@") || true
+		[[ $text != *"$wanted"* ]] || return 0
+		sleep 0.1
+	done
+	fail "$*: there is no '$wanted' in: $text"
 }
 
 end_hold() {
@@ -219,20 +236,19 @@ who_waits() {
 	has_not "$text" "waits"
 	perl -e "truncate '$file', 4096" &
 	breaker=$!
-	sleep 0.7
-	text=$(wants 0 "$tool" who "$file") || fail "$text"
-	has "$text" "waits    perl ($breaker)"
+	eventually "waits    perl ($breaker)" "$tool" who "$file"
 	has "$text" "truncate"
 	has "$text" "tool-try ($holder)"
 	text=$(wants 0 "$tool" who --json "$file") || fail "$text"
 	has "$text" "\"pid\":$breaker,"
+	answer
 	wait "$breaker" || fail "the truncate failed"
 	end_hold
 	wants 1 "$tool" who "$file"
 }
 
 who_by_daemon() {
-	local file=/dax/$1/tool-who-daemon text guard
+	local file=/dax/$1/tool-who-daemon text='' guard
 	make_file "$file"
 	"$daemon" --socket /tmp/tool-guard --log-level err &
 	guard=$!
@@ -243,8 +259,8 @@ who_by_daemon() {
 	has "$text" "holds    daxleased ($guard): guard, for others that use it"
 	has "$text" "uses     tool-try ($holder): reads writes mapped; 1 memory regions"
 	perl -e "truncate '$file', 4096" &
-	sleep 0.7
-	has "$("$tool" who "$file")" "waits    perl ($!): in truncate"
+	eventually "waits    perl ($!): in truncate" "$tool" who "$file"
+	answer
 	wait $!
 	end_hold
 	kill "$guard"
@@ -259,6 +275,30 @@ who_as_user() {
 	has "$text" "lease, WRITE, held"
 	has "$text" "may not be looked into: be root"
 	end_hold
+}
+
+watch_shows() {
+	local file=/dax/$1/tool-watch text
+	make_file "$file"
+	hold auto "$file"
+	text=$(wants 0 "$tool" watch --once "$holder") || fail "$text"
+	has "$text" "tool-try ($holder): 1 regions, 1 files leased; breaks 0"
+	has "$text" " active "
+	text=$(wants 0 "$tool" watch --once "$file") || fail "$text"
+	has "$text" "tool-try ($holder)"
+	perl -e "truncate '$file', 4096" &
+	eventually '"state":"draining"' "$tool" watch --once --json "$file"
+	answer
+	wait $!
+	eventually "breaks 1, drained 1, fenced 0, lost 0" "$tool" watch --once "$holder"
+	eventually " released " "$tool" watch --once "$holder"
+	end_hold
+	wants 1 "$tool" watch --once "$file"
+	# It ends at once, by a signal as well.
+	"$tool" watch --interval 0.1 >"$dir/watched" &
+	eventually $'nobody publishes anything\nnobody' cat "$dir/watched"
+	kill -INT $!
+	wants 0 wait $!
 }
 
 who_errors() {
@@ -289,6 +329,7 @@ for fs; do
 	one "$fs/tool/who/guard" who_waits "$fs" guard "guard"
 	one "$fs/tool/who/daemon" who_by_daemon "$fs"
 	one "$fs/tool/who/user" who_as_user "$fs"
+	one "$fs/tool/watch" watch_shows "$fs"
 done
 one tool/doctor/tmpfs doctor_tmpfs
 one tool/doctor/page-cache doctor_page_cache

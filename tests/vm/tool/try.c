@@ -3,8 +3,9 @@
  * What is true, for tool.sh to compare with what the tool says.
  *
  *   tool-try DEVICE FILE          with plain verbs and fcntl(2): one line for each
- *   tool-try --hold KIND DEVICE FILE SECONDS
- *                                 with the library: holds it, and answers breaks that late
+ *   tool-try --hold KIND DEVICE FILE ANSWER
+ *                                 with the library: holds it, and answers a break when there
+ *                                 is a file ANSWER
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -64,14 +65,15 @@ static int try_all(struct ibv_pd *pd, int fd, void *addr)
 	return 0;
 }
 
-static unsigned int seconds;
+static const char *answer;
 
 static int on_drain(struct daxlease_mr *mr, const struct daxlease_break *brk, void *userdata)
 {
 	(void)mr;
 	(void)brk;
 	(void)userdata;
-	sleep(seconds);
+	while (access(answer, F_OK))
+		usleep(20000);
 	return 0;
 }
 
@@ -86,7 +88,8 @@ static int hold(const char *kind, struct ibv_pd *pd, int fd, void *addr)
 {
 	struct daxlease_ctx_opts ctx_opts = { .size = sizeof(ctx_opts),
 					      .log_fn = on_log,
-					      .guard_socket = getenv("GUARD_SOCKET") };
+					      .guard_socket = getenv("GUARD_SOCKET"),
+					      .flags = DAXLEASE_CTX_PUBLISH };
 	struct daxlease_mr_opts opts = { .size = sizeof(opts),
 					 .drain = on_drain,
 					 .drain_budget_ms = 30000 };
@@ -121,6 +124,6 @@ int main(int argc, char **argv)
 	}
 	if (!holds)
 		return try_all(pd, fd, addr);
-	seconds = (unsigned int)atoi(argv[5]);
+	answer = argv[5];
 	return hold(argv[2], pd, fd, addr);
 }
