@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -80,16 +81,31 @@ static void leave(struct daemon *d)
 	pthread_mutex_unlock(&d->lock);
 }
 
+static void complain_of_peer(int err)
+{
+	char line[128];
+
+	if (err == -ESRCH || err == -EINVAL) /* it is dead already */
+		return;
+	snprintf(line, sizeof(line), "a client was turned away: who it is cannot be told: %s%s",
+		 strerror(-err), err == -EMFILE ? ": raise RLIMIT_NOFILE" : "");
+	journal_limited(GUARD_LOG_WARNING, line);
+}
+
 static void *client_main(void *arg)
 {
 	const struct client c = *(struct client *)arg;
 	struct guard_peer peer;
+	int err;
 
 	free(arg);
-	if (!peer_of(c.sock, &peer))
+	err = peer_of(c.sock, &peer);
+	if (!err) {
 		guard_server_serve(c.daemon->server, c.sock, &peer);
-	else
+	} else {
 		close(c.sock);
+		complain_of_peer(err);
+	}
 	leave(c.daemon);
 	return NULL;
 }

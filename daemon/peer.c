@@ -69,7 +69,7 @@ static bool may_lease(const struct guard_peer *peer)
 	const unsigned long long lease = 1ull << CAP_LEASE;
 	struct caps caps;
 
-	return peer->pid > 0 && peer->pidfd >= 0 && read_caps(peer->pid, &caps) &&
+	return peer->pid > 0 && read_caps(peer->pid, &caps) &&
 	       (caps.effective & caps.ambient & lease) && is_in_our_namespace(peer->pid) &&
 	       is_alive(peer->pidfd);
 }
@@ -84,7 +84,7 @@ int peer_of(int sock, struct guard_peer *ret_peer)
 		return -errno;
 	size = sizeof(peer.pidfd);
 	if (getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &peer.pidfd, &size) < 0)
-		peer.pidfd = -1;
+		return -errno;
 	peer.pid = cred.pid;
 	peer.uid = cred.uid;
 	peer.privileged = peer.uid == 0 || may_lease(&peer);

@@ -41,7 +41,7 @@ struct guard_peer {
 	pid_t pid;
 	uid_t uid;
 	bool privileged; /* may guard what others own; limits for users do not hold */
-	int pidfd;	 /* -1: not to be had. Else the socket is let go when it ends */
+	int pidfd;	 /* the socket is let go when it ends; -1: tests */
 };
 
 struct guard_server;
