@@ -240,9 +240,10 @@ static enum call_kind look(struct call_files *files, struct call *call, bool ope
 	uint64_t until = 0;
 
 	call->text[0] = '\0';
+	call->err = 0;
 	if (call->tid <= 0)
 		return CALL_CHANGE;
-	while (!read_call(files, call)) {
+	while (!(call->err = read_call(files, call))) {
 		if (!is_running(call->text))
 			return call_parse(call->text, opens).kind;
 		if (!until)

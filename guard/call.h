@@ -19,6 +19,7 @@ struct call {
 	int fd; /* of its event */
 	pid_t tid;
 	char text[160]; /* /proc/TID/syscall, empty if it could not be read */
+	int err;	/* why not */
 };
 
 /*

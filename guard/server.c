@@ -112,7 +112,7 @@ struct guard_server {
 	struct listener listeners[GUARD_MAX_LISTENERS];
 	atomic_ulong reads; /* events that the book need not know of */
 	atomic_ulong turned_away;
-	atomic_bool blind; /* it was said that calls cannot be told */
+	atomic_bool blind, full; /* it was said that calls cannot be told, and why */
 };
 
 __attribute__((format(printf, 3, 4))) static void say(struct guard_server *s, enum guard_log level,
@@ -323,12 +323,18 @@ static void unlock(struct guard_server *s)
 
 static void warn_if_blind(struct guard_server *s, const struct call *call)
 {
-	if (call->text[0] || call->tid <= 0 || atomic_exchange(&s->blind, true))
+	const bool full = call->err == -EMFILE || call->err == -ENFILE;
+
+	if (!call->err || call->err == -ESRCH) /* it has ended meanwhile */
+		return;
+	if (atomic_exchange(full ? &s->full : &s->blind, true))
 		return;
 	say(s, GUARD_LOG_WARNING,
-	    "/proc/%d/syscall cannot be read, so that every access counts as a change: have "
-	    "CAP_SYS_PTRACE",
-	    (int)call->tid);
+	    "/proc/%d/syscall cannot be read, so that %s counts as a change: %s: %s",
+	    (int)call->tid, full ? "this access" : "every access", strerror(-call->err),
+	    call->err == -EMFILE ? "raise RLIMIT_NOFILE" :
+	    call->err == -ENFILE ? "raise /proc/sys/fs/file-max" :
+				   "have CAP_SYS_PTRACE");
 }
 
 static void forget_first(struct guard_client *c)
@@ -1034,6 +1040,18 @@ static void leave(struct guard_client *c)
 	unlock(s);
 }
 
+static const char *why_turned_away(int err)
+{
+	switch (err) {
+	case -ESHUTDOWN:
+		return "the guard is ending";
+	case -EUSERS:
+		return "too many clients of this user";
+	default:
+		return "too many clients";
+	}
+}
+
 int guard_server_serve(struct guard_server *s, int sock, const struct guard_peer *peer)
 {
 	struct guard_client c = {
@@ -1048,8 +1066,8 @@ int guard_server_serve(struct guard_server *s, int sock, const struct guard_peer
 	err = enter(&c);
 	if (err) {
 		atomic_fetch_add(&s->turned_away, 1);
-		say(s, GUARD_LOG_WARNING, "pid %d, uid %u: turned away: too many clients",
-		    (int)peer->pid, (unsigned int)peer->uid);
+		say(s, GUARD_LOG_WARNING, "pid %d, uid %u: turned away: %s", (int)peer->pid,
+		    (unsigned int)peer->uid, why_turned_away(err));
 	} else {
 		talk(&c);
 		leave(&c);

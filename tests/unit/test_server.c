@@ -457,6 +457,42 @@ static void server__blind(void **state)
 	assert_int_equal(said(s, "CAP_SYS_PTRACE"), 1);
 }
 
+/* What is missing is named, and a caller that has gone says nothing about us. */
+static void server__blind_by_limits(void **state)
+{
+	static const struct {
+		int err;
+		const char *cure;
+	} rows[] = {
+		{ -ESRCH, NULL },
+		{ -EMFILE, "this access counts as a change: Too many open files: raise "
+			   "RLIMIT_NOFILE" },
+		{ -ENOENT, "every access counts as a change: No such file or directory: have "
+			   "CAP_SYS_PTRACE" },
+	};
+	struct stage *s = *state;
+	struct client *c = enter(s, 0);
+	unsigned int lines = 0;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		int event;
+
+		fake_fan_task(51, sleeps); /* who was let through before */
+		assert_int_equal(take(c, 1), 0);
+		fake_fan_task(52, reads);
+		fake_fan_task_error(52, rows[i].err);
+		event = fake_fan_event(s->file.path, false, 52);
+		hear(c, GUARD_BREAK);
+		lines += rows[i].cure != NULL;
+		assert_int_equal(said(s, "cannot be read"), lines);
+		if (rows[i].cure)
+			assert_int_equal(said(s, rows[i].cure), 1);
+		give_back(c, 1, 0);
+		assert_int_equal(answer(event), 0);
+		fake_fan_task(52, NULL);
+	}
+}
+
 static void server__event_without_descriptor(void **state)
 {
 	struct stage *s = *state;
@@ -635,6 +671,7 @@ static void limits__clients(void **state)
 	sync_with(c);
 	c = enter_as(s, 1, other);
 	assert_int_equal(ended(c), -EUSERS);
+	assert_int_equal(said(s, "too many clients of this user"), 1);
 	root.uid = other.uid; /* limits for users are not theirs */
 	sync_with(enter_as(s, 1, root));
 	other.uid++;
@@ -863,6 +900,8 @@ static void stop__lets_all_go(void **state)
 	ended(a);
 	ended(b);
 	assert_int_equal(ended(enter(s, 2)), -ESHUTDOWN);
+	assert_int_equal(said(s, "turned away: the guard is ending"), 1);
+	assert_int_equal(said(s, "too many"), 0);
 }
 
 /* Nobody waits for a guard that is not there any more. */
@@ -947,6 +986,7 @@ int main(void)
 		CASE(server__two_clients),
 		CASE(server__writes),
 		CASE(server__blind),
+		CASE(server__blind_by_limits),
 		CASE(server__event_without_descriptor),
 		CASE(server__event_for_nobody),
 		CASE(server__many_events),
