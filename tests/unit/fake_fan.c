@@ -32,6 +32,7 @@ struct task {
 	char text[160];
 	int err, threads, fd;
 	unsigned int runs;
+	bool hangs;
 	struct fan_file file;
 };
 
@@ -687,6 +688,14 @@ void fake_fan_task_runs(pid_t tid, unsigned int n)
 	pthread_mutex_unlock(&lock);
 }
 
+void fake_fan_task_hangs(pid_t tid, bool hangs)
+{
+	pthread_mutex_lock(&lock);
+	find_task(tid, true)->hangs = hangs;
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+}
+
 void fake_fan_task_threads(pid_t tid, int n)
 {
 	pthread_mutex_lock(&lock);
@@ -725,7 +734,8 @@ static int task_call(pid_t tid, char *ret_text, size_t size)
 	int err;
 
 	pthread_mutex_lock(&lock);
-	t = fake.on ? find_task(tid, false) : NULL;
+	while ((t = fake.on ? find_task(tid, false) : NULL) && t->hangs)
+		pthread_cond_wait(&changed, &lock);
 	err = t ? t->err : -ENOENT;
 	if (!err)
 		snprintf(ret_text, size, "%s", t->runs ? "running\n" : t->text);

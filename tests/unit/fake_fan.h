@@ -54,6 +54,8 @@ void fake_fan_task(pid_t tid, const char *text);
 void fake_fan_task_error(pid_t tid, int err);
 /* The next n looks find it running. */
 void fake_fan_task_runs(pid_t tid, unsigned int n);
+/* Looking at it does not return as long as it hangs. */
+void fake_fan_task_hangs(pid_t tid, bool hangs);
 void fake_fan_task_threads(pid_t tid, int n);
 /* Its descriptor leads to that file. */
 void fake_fan_task_fd(pid_t tid, int fd, const struct fan_file *file);

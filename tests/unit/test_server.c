@@ -183,6 +183,7 @@ static int teardown(void **state)
 	struct stage *s = *state;
 
 	fake_fan_shut(false);
+	fake_fan_task_hangs(51, false);
 	for (unsigned int i = 0; i < MAX_CLIENTS; i++)
 		go(&s->clients[i]);
 	assert_int_equal(fake_fan_marks(s->file.fd).marked, 0);
@@ -491,6 +492,79 @@ static void server__blind_by_limits(void **state)
 		assert_int_equal(answer(event), 0);
 		fake_fan_task(52, NULL);
 	}
+}
+
+/*
+ * While somebody's task cannot be looked at, one thread is away and that can be seen from
+ * outside; others answer.
+ */
+static void server__stuck(void **state)
+{
+	const uint64_t some = 50 * 1000000u;
+	struct stage *s = *state;
+	struct client *c = enter(s, 0);
+	int event;
+
+	assert_int_equal(take(c, 1), 0);
+	assert_true(guard_server_stuck(s->server) == 0);
+	fake_fan_task(51, truncates);
+	fake_fan_task_hangs(51, true);
+	event = fake_fan_event(s->file.path, false, 51);
+	while (!guard_server_stuck(s->server)) /* what it has read with that one waits as well */
+		usleep(200);
+	while (guard_server_stuck(s->server) < some) {
+		assert_int_equal(answer(access_as(s, 52, reads)), 0);
+		assert_true(guard_server_stuck(s->server) < 10 * UINT64_C(1000000000));
+	}
+	assert_true(hears_nothing(c));
+	waits(event);
+	fake_fan_task_hangs(51, false);
+	hear(c, GUARD_BREAK);
+	give_back(c, 1, 0);
+	assert_int_equal(answer(event), 0);
+	assert_true(guard_server_stuck(s->server) < some);
+}
+
+/*
+ * An exclusive holder has given the file back, but its thread here is busy with what it
+ * asked before: nobody is refused because of that, they wait until it was heard. Others
+ * who hold something are not concerned.
+ */
+static void server__not_heard_yet(void **state)
+{
+	struct stage *s = *state;
+	struct client *c = enter(s, 0), *other = enter(s, 1);
+	int event, refused, i;
+	struct file second;
+
+	file_make(&second, 1, false);
+	assert_int_equal(take_fd(c, 1, GUARD_EXCLUSIVE, s->file.fd), 0);
+	assert_int_equal(take_fd(other, 1, GUARD_EXCLUSIVE, second.fd), 0);
+	/* So much that it is heard in many turns. */
+	fake_fan_moves(FAN_MOVES); /* is asked for at each take then */
+	fake_fan_shut(true);
+	say(c, GUARD_TAKE, 2, 0, second.fd);
+	while (!fake_fan_shut_out())
+		usleep(200);
+	for (i = 0; i < 50; i++)
+		say(c, GUARD_GIVE_BACK, 1000, 0, -1);
+	say(c, GUARD_GIVE_BACK, 1, 0, -1);
+	event = access_as(s, 51, truncates);
+	waits(event);
+	/* Nobody else waits for it. */
+	fake_fan_task(52, truncates);
+	refused = fake_fan_event(second.path, false, 52);
+	assert_int_equal(answer(refused), -ETXTBSY);
+	assert_int_equal(answer(access_as(s, 53, reads)), 0);
+	sync_with(other);
+	waits(event);
+	fake_fan_shut(false);
+	assert_int_equal(answer(event), 0);
+	assert_int_equal(hear(c, GUARD_TAKEN).id, 2);
+	assert_int_equal(counters(s).refused, 1);
+	go(c);
+	go(other);
+	file_end(&second);
 }
 
 static void server__event_without_descriptor(void **state)
@@ -987,6 +1061,8 @@ int main(void)
 		CASE(server__writes),
 		CASE(server__blind),
 		CASE(server__blind_by_limits),
+		CASE(server__stuck),
+		CASE(server__not_heard_yet),
 		CASE(server__event_without_descriptor),
 		CASE(server__event_for_nobody),
 		CASE(server__many_events),
