@@ -59,6 +59,7 @@ struct book {
 	struct book_ops ops;
 	struct guard_counters counters;
 	uint64_t next_ns; /* no later than anything that time makes due */
+	uint64_t serial;  /* of the last call that was not harmless */
 	LIST_HEAD(, book_file) buckets[BUCKETS];
 };
 
@@ -498,6 +499,7 @@ static void wait_or_pass(struct book *book, struct book_file *f, const struct ca
 		return;
 	}
 	c->call = *call;
+	c->call.serial = ++book->serial;
 	f->nwaiting++;
 	TAILQ_INSERT_TAIL(&f->waiting, c, link);
 	if (!is_held(f)) {

@@ -18,8 +18,9 @@ enum call_kind {
 struct call {
 	int fd; /* of its event */
 	pid_t tid;
-	char text[160]; /* /proc/TID/syscall, empty if it could not be read */
-	int err;	/* why not */
+	char text[160];	 /* /proc/TID/syscall, empty if it could not be read */
+	int err;	 /* why not */
+	uint64_t serial; /* the book's: a task may do the same again */
 };
 
 /*

@@ -280,7 +280,7 @@ static enum call_state op_call_state(void *arg, const struct call *call)
 {
 	(void)arg;
 	for (unsigned int i = 0; i < looked.n; i++) {
-		if (looked.calls[i].tid == call->tid && !strcmp(looked.calls[i].text, call->text))
+		if (looked.calls[i].serial == call->serial)
 			return looked.states[i];
 	}
 	return CALL_RUNS;

@@ -734,8 +734,10 @@ static int task_call(pid_t tid, char *ret_text, size_t size)
 	int err;
 
 	pthread_mutex_lock(&lock);
+	fake.shut_out++;
 	while ((t = fake.on ? find_task(tid, false) : NULL) && t->hangs)
 		pthread_cond_wait(&changed, &lock);
+	fake.shut_out--;
 	err = t ? t->err : -ENOENT;
 	if (!err)
 		snprintf(ret_text, size, "%s", t->runs ? "running\n" : t->text);

@@ -43,7 +43,7 @@ unsigned int fake_fan_scans(void);
 void fake_fan_slow_scan(unsigned int ms);
 /* fan_openers() and fan_writes_move() do not return while it is shut. */
 void fake_fan_shut(bool shut);
-unsigned int fake_fan_shut_out(void); /* calls that wait for that */
+unsigned int fake_fan_shut_out(void); /* calls that wait for that, or for a task that hangs */
 void fake_fan_break_time(int seconds);
 
 /* ------------------------------------------------------------------------- */

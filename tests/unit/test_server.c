@@ -525,6 +525,35 @@ static void server__stuck(void **state)
 	assert_true(guard_server_stuck(s->server) < some);
 }
 
+/* While it is looked whether what was let through has ended, one of these comes again. */
+static void server__the_same_again(void **state)
+{
+	struct stage *s = *state;
+	struct client *c = enter(s, 0);
+	int first, second;
+
+	assert_int_equal(take(c, 1), 0);
+	first = access_as(s, 50, truncates);
+	second = access_as(s, 51, truncates);
+	hear(c, GUARD_BREAK);
+	waits(first);
+	waits(second);
+	give_back(c, 1, GUARD_KEEP);
+	assert_int_equal(answer(first), 0);
+	assert_int_equal(answer(second), 0);
+	fake_fan_task(50, sleeps);
+	fake_fan_task(51, sleeps);
+	fake_fan_task_hangs(51, true);
+	say(c, GUARD_TAKE, 1, 0, s->file.fd);
+	while (!fake_fan_shut_out()) /* the other one has been looked at */
+		usleep(200);
+	assert_int_equal(answer(access_as(s, 50, truncates)), 0);
+	fake_fan_task_hangs(51, false);
+	assert_int_equal(hear(c, GUARD_TAKEN).error, -EINPROGRESS);
+	fake_fan_task(50, sleeps);
+	assert_int_equal(take(c, 1), 0);
+}
+
 /*
  * An exclusive holder has given the file back, but its thread here is busy with what it
  * asked before: nobody is refused because of that, they wait until it was heard. Others
@@ -1062,6 +1091,7 @@ int main(void)
 		CASE(server__blind),
 		CASE(server__blind_by_limits),
 		CASE(server__stuck),
+		CASE(server__the_same_again),
 		CASE(server__not_heard_yet),
 		CASE(server__event_without_descriptor),
 		CASE(server__event_for_nobody),
