@@ -1077,6 +1077,111 @@ static void new__fails(void **state)
 	assert_null(s->server);
 }
 
+/* ------------------------------------------------------------------------- */
+/* Descriptors that the program has closed, in the library */
+
+/* What is open of these; with close_them, as a program does that knows nothing of them. */
+static unsigned int of_listeners(bool close_them)
+{
+	unsigned int n = 0;
+
+	for (int fd = 3; fd < FEW_FDS; fd++) {
+		char path[32], text[64] = "";
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		if (readlink(path, text, sizeof(text) - 1) < 0 ||
+		    (!strstr(text, "eventpoll") && !strstr(text, "timerfd") &&
+		     !strstr(text, "eventfd")))
+			continue;
+		n++;
+		if (close_them)
+			close(fd);
+	}
+	return n;
+}
+
+static bool are_back(void *arg)
+{
+	return of_listeners(false) == *(unsigned int *)arg;
+}
+
+/* Each listener has to notice, which it does when it is woken. */
+static void heal__goes_on(void **state)
+{
+	unsigned int before;
+	struct stage *s = *state;
+	struct client *c;
+	int event;
+
+	start(s, (struct guard_opts){ .in_library = true });
+	c = enter(s, 0);
+	assert_int_equal(take(c, 1), 0);
+	before = of_listeners(true);
+	assert_true(before >= 3);
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(answer(access_as(s, 51, reads)), 0);
+	assert_true(wait_until(are_back, &before, 1000));
+	fake_fan_break_time(1);
+	event = access_as(s, 51, truncates);
+	hear(c, GUARD_BREAK);
+	waits(event);
+	hear(c, GUARD_LOST); /* the timer is there again as well */
+	assert_int_equal(answer(event), 0);
+}
+
+static bool group_is_gone(void *arg)
+{
+	(void)arg;
+	return fake_fan_groups() == 0;
+}
+
+#define OR_EXIT(cond)                    \
+	do {                             \
+		if (!(cond))             \
+			_exit(__LINE__); \
+	} while (0)
+
+static _Noreturn void give_up_in_child(struct stage *s)
+{
+	struct client *c;
+	int event;
+
+	start(s, (struct guard_opts){ .in_library = true });
+	c = enter(s, 0);
+	OR_EXIT(take(c, 1) == 0);
+	event = access_as(s, 51, truncates);
+	hear(c, GUARD_BREAK);
+	OR_EXIT(answer_in(event, 30) == FAKE_WAITS);
+	of_listeners(true);
+	/* For the next event and, while that is read, the group. It waits, and keeps its one. */
+	leave_descriptors(1);
+	fake_fan_event(s->file.path, false, 52);
+	OR_EXIT(answer(event) == 0);
+	leave_descriptors(UINT_MAX);
+	OR_EXIT(said(s, "files are not guarded any more") == 1);
+	OR_EXIT(wait_until(group_is_gone, NULL, 1000));
+	_exit(0);
+}
+
+/*
+ * Nothing can be opened to wait anew: who waits goes on, and it is said. Threads and what
+ * they use are left behind, so that is for a child.
+ */
+static void heal__gives_up(void **state)
+{
+	int status;
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	if (!pid) {
+		alarm(30);
+		give_up_in_child(*state);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 #define BARE(fn) cmocka_unit_test_setup_teardown(fn, setup_bare, teardown)
 
@@ -1112,6 +1217,8 @@ int main(void)
 		CASE(stop__lets_all_go),
 		CASE(free__with_events_unread),
 		BARE(new__fails),
+		BARE(heal__goes_on),
+		BARE(heal__gives_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
