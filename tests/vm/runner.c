@@ -28,6 +28,8 @@ struct vm_case {
 	unsigned int seconds;
 };
 
+bool runner_shows_all;
+
 static struct vm_case cases[MAX_CASES];
 static unsigned int ncases;
 static unsigned int passed, failed;
@@ -144,7 +146,7 @@ static void report_case(const struct vm_case *c, const struct world *w)
 	*(result ? &failed : &passed) += 1;
 	printf("%sok %s/%s (%" PRIu64 " ms)%s%s\n", result ? "not " : "", w->fs, c->name,
 	       (now_ns() - begin) / MSEC, result ? ": " : "", result ? result : "");
-	if (result)
+	if (result || runner_shows_all)
 		show_log(log);
 	fflush(stdout);
 	close(log);

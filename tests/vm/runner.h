@@ -15,4 +15,7 @@ void runner_add(const char *fs, const char *name, case_fn fn, const void *arg,
  */
 int runner_run(const char *re, char **filesystems);
 
+/* What a case printed is shown if it fails; true: always. */
+extern bool runner_shows_all;
+
 #endif

@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "holder.h"
@@ -120,10 +122,29 @@ struct storm {
 
 static atomic_int storm_failures;
 
+struct shared {
+	atomic_uint holding; /* processes that have all their files */
+	atomic_ullong slowest_ns;
+};
+
+/* Of all processes of a case that has one. */
+static struct shared *shared;
+
+static void note_time(uint64_t ns)
+{
+	unsigned long long slowest = shared ? atomic_load(&shared->slowest_ns) : ns;
+
+	while (ns > slowest && !atomic_compare_exchange_weak(&shared->slowest_ns, &slowest, ns))
+		;
+}
+
 static void *truncate_one(void *arg)
 {
+	uint64_t begin = now_ns();
+
 	if (truncate(arg, 0))
 		atomic_fetch_add(&storm_failures, 1);
+	note_time(now_ns() - begin);
 	free(arg);
 	return NULL;
 }
@@ -243,10 +264,145 @@ static void storm(const struct world *w, const void *arg)
 	}
 }
 
+/* ------------------------------------------------------------------------- */
+/*
+ * The files of several processes, each answered at once. The last call may take longer than
+ * the limit on a slow machine, for that begins when the guard has seen it.
+ */
+
+#define HOLDERS 10u
+#define HOLD_MS 90000u /* until all are held, or given back */
+
+struct many {
+	const struct world *w;
+	bool mixed; /* every other one is root; else all are users */
+	struct daemon daemon;
+	struct other holders[HOLDERS], breakers[HOLDERS];
+};
+
+static struct many many;
+
+static bool is_released(struct region *r)
+{
+	bool is;
+
+	pthread_mutex_lock(&r->lock);
+	is = r->releases == 1;
+	pthread_mutex_unlock(&r->lock);
+	return is;
+}
+
+static void wait_released(struct region *r, uint64_t until_ns)
+{
+	while (!is_released(r)) {
+		CHECK(now_ns() < until_ns && "given back in time");
+		sleep_ms(5);
+	}
+	CHECK_EQ(r->drains, 1);
+	CHECK_EQ(r->release_result, 0);
+}
+
+/* Files NAME-0 ... up to amount, from taking them to the end. */
+static int hold_many(const char *name, long amount, int fd)
+{
+	const uint64_t until = now_ns() + 2 * HOLD_MS * MSEC;
+	struct region *regions = calloc((size_t)amount, sizeof(*regions));
+	struct file *files = calloc((size_t)amount, sizeof(*files));
+	struct daxlease_stats stats;
+	struct daxlease_ctx *ctx;
+	struct device dev;
+
+	(void)fd;
+	CHECK(regions && files);
+	device_open(&dev, "rxe0");
+	if (!many.mixed || (name[0] - '0') % 2)
+		become_user();
+	ctx = ctx_make_at(&many.daemon);
+	daxlease_ctx_set_log(ctx, log_line, DAXLEASE_LOG_ERR, NULL);
+	for (long i = 0; i < amount; i++) {
+		char one[32];
+
+		snprintf(one, sizeof(one), "%s-%ld", name, i);
+		file_make(&files[i], many.w, one, PAGE, O_RDWR);
+		CHECK_EQ(region_try(&regions[i], ctx, dev.pd, &files[i], many.w, NULL), 0);
+	}
+	atomic_fetch_add(&shared->holding, 1);
+	for (long i = 0; i < amount; i++)
+		wait_released(&regions[i], until);
+	stats = ctx_stats(ctx);
+	CHECK_EQ(stats.released, amount);
+	CHECK_EQ(stats.overruns + stats.lost + stats.dereg_failures, 0);
+	for (long i = 0; i < amount; i++)
+		region_end(&regions[i]);
+	CHECK_EQ(daxlease_ctx_free(ctx), 0);
+	return 0;
+}
+
+static void many_begin(const struct world *w, bool mixed, long files)
+{
+	const uint64_t until = now_ns() + HOLD_MS * MSEC;
+
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+		      0);
+	CHECK(shared != MAP_FAILED);
+	many = (struct many){ .w = w, .mixed = mixed };
+	CALL(chmod(w->dir, 0777)); /* users make files */
+	daemon_start(&many.daemon);
+	for (unsigned int i = 0; i < HOLDERS; i++) {
+		other_start(&many.holders[i]);
+		other_start(&many.breakers[i]);
+	}
+	for (unsigned int i = 0; i < HOLDERS; i++) {
+		const char name[] = { (char)('0' + i), '\0' };
+
+		other_begin_fn(&many.holders[i], hold_many, name, files, -1);
+	}
+	while (atomic_load(&shared->holding) < HOLDERS) {
+		CHECK(now_ns() < until && "all files are held");
+		sleep_ms(10);
+	}
+}
+
+static void storm_of_many(const struct world *w, const void *arg)
+{
+	const long files = (storm_files + HOLDERS - 1) / HOLDERS;
+	const unsigned int limit_ms = (unsigned int)sysctl_get("lease-break-time") * 1000;
+	unsigned int slowest_ms;
+
+	many_begin(w, arg, files);
+	CHECK_EQ(daemon_count(&many.daemon).holds, files * HOLDERS);
+	for (unsigned int i = 0; i < HOLDERS; i++) {
+		char prefix[256], name[32];
+
+		snprintf(name, sizeof(name), "%u-", i);
+		world_path(w, name, prefix, sizeof(prefix));
+		other_begin_fn(&many.breakers[i], truncate_all, prefix, files, -1);
+	}
+	for (unsigned int i = 0; i < HOLDERS; i++)
+		CHECK_EQ(other_end(&many.breakers[i], 2 * limit_ms), 0);
+	for (unsigned int i = 0; i < HOLDERS; i++)
+		CHECK_EQ(other_end(&many.holders[i], HOLD_MS), 0);
+	slowest_ms = (unsigned int)(atomic_load(&shared->slowest_ns) / MSEC);
+	fprintf(stderr, "%ld files of %u processes: the slowest call took %u ms, limit %u ms\n",
+		files * HOLDERS, HOLDERS, slowest_ms, limit_ms);
+	EVENTUALLY(daemon_count(&many.daemon).holds == 0);
+	CHECK_EQ(daemon_count(&many.daemon).breaks, files * HOLDERS);
+	CHECK_EQ(daemon_count(&many.daemon).waited, files * HOLDERS);
+	CHECK_EQ(daemon_count(&many.daemon).lost, 0);
+	CHECK_EQ(daemon_count(&many.daemon).turned_away, 0);
+	for (unsigned int i = 0; i < HOLDERS; i++) {
+		other_stop(&many.holders[i]);
+		other_stop(&many.breakers[i]);
+	}
+	daemon_stop(&many.daemon);
+}
+
 void add_load_cases(void)
 {
 	add_case(beside_a_drain, NULL, KIND_GUARD, 0, "load/beside-a-drain");
 	add_case(beside_a_drain, "", KIND_GUARD, 0, "load/beside-a-drain-daemon");
 	add_case(storm, NULL, KIND_GUARD, 180, "load/storm");
 	add_case(storm, "", KIND_GUARD, 180, "load/storm-daemon");
+	add_case(storm_of_many, NULL, KIND_GUARD, 180, "load/storm-users");
+	add_case(storm_of_many, "", KIND_GUARD, 180, "load/storm-mixed");
 }

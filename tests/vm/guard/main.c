@@ -105,6 +105,7 @@ int main(int argc, char **argv)
 			return EXIT_NOT_THERE;
 		}
 	}
+	runner_shows_all = storm_files != STORM_FILES; /* how long it took */
 	if (without)
 		add_without_cases();
 	else
