@@ -18,6 +18,7 @@
 #include <sys/queue.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "book.h"
@@ -36,6 +37,7 @@
 #define SEND_AGAIN_NS (10 * 1000000ull)
 #define MAX_ANSWERS 16 /* that a client has not read: nothing is read of it then */
 #define MAX_BATCHES 16 /* of events that are read before a client is told something */
+#define LEFT_AFTER_S 1 /* a listener that does not end */
 #define AT_ONCE 1      /* long ago, and not 0, which would disarm the timer */
 
 /* What a client has yet to be told. */
@@ -107,6 +109,7 @@ struct guard_server {
 	uint64_t read_at_ns;	/* events, though epoll says nothing */
 	uint64_t send_at_ns;	/* to those who did not read */
 	bool stop;
+	bool healed;	     /* a listener may wait at what the program has closed, for ever */
 	atomic_bool any_due; /* changed under the lock */
 	unsigned int nlisteners;
 	struct listener listeners[GUARD_MAX_LISTENERS];
@@ -629,6 +632,7 @@ static bool heal(struct guard_server *s, int epoll)
 	if (s->epoll == epoll) {
 		s->timer_ns = BOOK_NEVER;
 		ok = s->keeper && !open_waiting(s);
+		s->healed = true;
 		if (!ok && s->keeper)
 			give_up(s);
 	}
@@ -1264,6 +1268,18 @@ static void close_if(int fd)
 		close(fd);
 }
 
+/* False: it waits at what was made anew since. */
+static bool join(const struct guard_server *s, const struct listener *l)
+{
+	struct timespec until;
+
+	if (!s->healed)
+		return !pthread_join(l->thread, NULL);
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += LEFT_AFTER_S;
+	return !pthread_clockjoin_np(l->thread, NULL, CLOCK_MONOTONIC, &until);
+}
+
 /*
  * False: the program has closed what they wait for, and they wait for ever. They are left,
  * and what they use, but the group is closed.
@@ -1278,7 +1294,11 @@ static bool stop_listeners(struct guard_server *s)
 		return false;
 	}
 	for (unsigned int i = 0; i < s->nlisteners; i++) {
-		pthread_join(s->listeners[i].thread, NULL);
+		if (!join(s, &s->listeners[i])) {
+			if (s->keeper)
+				keeper_end(s->keeper);
+			return false;
+		}
 		call_files_close(&s->listeners[i].files);
 	}
 	return true;
