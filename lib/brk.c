@@ -19,10 +19,16 @@
 #define FILE_ARGS(l) (l)->fd, (uintmax_t)(l)->ino
 
 static __thread unsigned int callback_depth;
+static __thread const struct daxlease_mr *fencing; /* in its fence callback */
 
 bool brk_in_callback(void)
 {
 	return callback_depth > 0;
+}
+
+bool brk_is_fencing(const struct daxlease_mr *mr)
+{
+	return fencing == mr;
 }
 
 /* ------------------------------------------------------------------------- */
@@ -257,13 +263,26 @@ static void end_drain(struct daxlease_mr *mr, const char *why_fenced)
 	mr->backoff_ms = 0;
 }
 
+/* The region is marked in_verbs, the lock is not held. */
+static void fence(struct daxlease_mr *mr)
+{
+	if (mr->opts.fence) {
+		callback_depth++;
+		fencing = mr;
+		mr->opts.fence(mr, mr->opts.userdata);
+		fencing = NULL;
+		callback_depth--;
+	}
+	pin_fence(mr);
+}
+
 static void deregister(struct run *run, struct lease *l, struct daxlease_mr *mr)
 {
 	int err;
 
 	go_away(run, mr, &mr->in_verbs);
 	if (mr->fence_due)
-		pin_fence(mr);
+		fence(mr);
 	err = pin_detach(mr);
 	come_back(run, &mr->in_verbs);
 	mr->fence_due = false;

@@ -69,4 +69,7 @@ size_t brk_room(const struct daxlease_mr *mr, uint64_t size);
 /* A callback runs in this thread, of whatever context. */
 bool brk_in_callback(void);
 
+/* The region's fence callback runs in this thread. */
+bool brk_is_fencing(const struct daxlease_mr *mr);
+
 #endif

@@ -390,6 +390,8 @@ static int change_qps(struct daxlease_mr *mr, struct ibv_qp *qp,
 		return err;
 	if (!qp)
 		return -EINVAL;
+	if (brk_is_fencing(mr))
+		return -EDEADLK;
 	ctx_lock(mr->ctx);
 	while (mr->in_verbs)
 		pthread_cond_wait(&mr->ctx->changed, &mr->ctx->lock);

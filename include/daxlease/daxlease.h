@@ -353,6 +353,19 @@ typedef void (*daxlease_regain_fn)(struct daxlease_mr *mr, const struct daxlease
  */
 typedef void (*daxlease_guard_fn)(struct daxlease_mr *mr, bool guarded, void *userdata);
 
+/*
+ * The region has to be fenced: see to it, now, that nobody uses it, by other means than
+ * those of daxlease_mr_add_qp(), whose queue pairs are moved to the error state right
+ * afterwards; then it is deregistered. For memory windows, or for whoever can be stopped
+ * one by one.
+ *
+ * Unlike the other callbacks it runs in the thread that keeps the deadline, the library's
+ * in DAXLEASE_MODE_LOOP, and maybe beside another one of the region that blocks. It must
+ * not block, nor wait for one that does. daxlease_mr_add_qp() and _remove_qp() of the region
+ * return -EDEADLK there, too.
+ */
+typedef void (*daxlease_fence_fn)(struct daxlease_mr *mr, void *userdata);
+
 /* ------------------------------------------------------------------------- */
 /* Regions                                              see daxlease_reg_mr(3) */
 
@@ -389,6 +402,7 @@ struct daxlease_mr_opts {
 	daxlease_regain_fn regain;
 	daxlease_guard_fn guard;
 	void *userdata; /* for all of them */
+	daxlease_fence_fn fence;
 };
 
 /*
@@ -500,7 +514,7 @@ DAXLEASE_API int daxlease_mr_get_info(const struct daxlease_mr *mr,
  * for a fence under way.
  *
  * add: -EEXIST, -ENOMEM. remove: -ENOENT. Both: -EINVAL, -ECHILD; both may be
- * called from callbacks. Since 0.1.
+ * called from callbacks, but from a fence callback (-EDEADLK). Since 0.1.
  */
 DAXLEASE_API int daxlease_mr_add_qp(struct daxlease_mr *mr, struct ibv_qp *qp);
 DAXLEASE_API int daxlease_mr_remove_qp(struct daxlease_mr *mr, struct ibv_qp *qp);

@@ -291,6 +291,85 @@ static void drain__fence_fails(void **state)
 	user_dereg(&u);
 }
 
+/* What its fence callback saw. */
+static atomic_uint fence_calls;
+
+static void on_fence(struct daxlease_mr *mr, void *userdata)
+{
+	struct user *u = userdata;
+	struct ibv_qp qp = { 0 };
+
+	assert_ptr_equal(mr, u->mr);
+	/* Before everything else that a fence does, and nothing in it can wait for itself. */
+	assert_int_equal(fake_fences(), 0);
+	assert_int_equal(fake_deregs(), 0);
+	assert_null(daxlease_mr_get_ibv_mr(mr));
+	assert_int_equal(daxlease_mr_get_state(mr), DAXLEASE_STATE_DEREGISTERING);
+	assert_int_equal(daxlease_mr_add_qp(mr, &qp), -EDEADLK);
+	assert_int_equal(daxlease_mr_remove_qp(mr, &qp), -EDEADLK);
+	assert_int_equal(daxlease_dereg_mr(mr), -EDEADLK);
+	assert_int_equal(daxlease_mr_drained(mr), -ETIMEDOUT);
+	atomic_fetch_add(&fence_calls, 1);
+}
+
+static void reg_with_fence(struct fix *fx, struct user *u)
+{
+	struct daxlease_mr_opts opts = user_opts(u, 0, SHORT_MS);
+
+	opts.fence = on_fence;
+	atomic_store(&fence_calls, 0);
+	assert_int_equal(user_try(fx, u, &fx->file, 0, 4, &opts), 0);
+}
+
+static void fence__is_called_first(void **state)
+{
+	struct ibv_qp qps[2] = { 0 };
+	struct fix *fx = *state;
+	struct user u = { .drain_answer = DAXLEASE_PENDING };
+	struct breaker b;
+
+	reg_with_fence(fx, &u);
+	with_qps(&u, qps);
+	break_and_release(fx, &u, &b);
+	assert_final(fx, &u, -ETIMEDOUT);
+	assert_fenced(fx, qps);
+	assert_int_equal(atomic_load(&fence_calls), 1);
+	breaker_end(&b);
+	user_dereg(&u);
+}
+
+static void fence__not_for_who_drains(void **state)
+{
+	struct fix *fx = *state;
+	struct user u = { 0 };
+	struct breaker b;
+
+	reg_with_fence(fx, &u);
+	break_and_release(fx, &u, &b);
+	assert_final(fx, &u, 0);
+	assert_int_equal(atomic_load(&fence_calls), 0);
+	breaker_end(&b);
+	user_dereg(&u);
+}
+
+/* Beside a drain callback that does not return, where there is a thread for it. */
+static void fence__beside_a_stuck_drain(void **state)
+{
+	struct fix *fx = *state;
+	struct user u = { .block_drain = true };
+	struct breaker b;
+
+	reg_with_fence(fx, &u);
+	breaker_open(&b, &fx->file, O_WRONLY);
+	EVENTUALLY(fx, breaker_done(&b));
+	assert_true(atomic_load(&u.in_drain));
+	assert_int_equal(atomic_load(&fence_calls), 1);
+	atomic_store(&u.block_drain, false);
+	assert_final(fx, &u, -ETIMEDOUT);
+	breaker_end(&b);
+	user_dereg(&u);
+}
+
 /* It does not return: fenced under it, in the modes that have a thread. */
 static void drain__never_returns(void **state)
 {
@@ -1172,6 +1251,9 @@ int main(void)
 		IN_ALL_MODES(drain__cannot),
 		IN_ALL_MODES(drain__never_answered),
 		IN_ALL_MODES(drain__fence_fails),
+		IN_ALL_MODES(fence__is_called_first),
+		IN_ALL_MODES(fence__not_for_who_drains),
+		IN_THREAD(fence__beside_a_stuck_drain),
 		IN_THREAD(drain__never_returns),
 		IN_LOOP(drain__never_returns_in_dispatch),
 		IN_LOOP(drain__nobody_dispatches),
