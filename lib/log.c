@@ -50,22 +50,28 @@ static struct log_line *format_line(enum daxlease_log_level level, const char *f
 	return line;
 }
 
-void log_add(struct log *log, enum daxlease_log_level level, const char *fmt, ...)
+void log_vadd(struct log *log, enum daxlease_log_level level, const char *fmt, va_list ap)
 {
 	struct log_line *line;
-	va_list ap;
 
 	pthread_mutex_lock(&log->lock);
 	if (log->fn && level <= log->level) {
-		va_start(ap, fmt);
 		line = format_line(level, fmt, ap);
-		va_end(ap);
 		if (line) {
 			STAILQ_INSERT_TAIL(&log->lines, line, link);
 			atomic_store_explicit(&log->pending, !log->flushing, memory_order_relaxed);
 		}
 	}
 	pthread_mutex_unlock(&log->lock);
+}
+
+void log_add(struct log *log, enum daxlease_log_level level, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	log_vadd(log, level, fmt, ap);
+	va_end(ap);
 }
 
 void log_flush(struct log *log)

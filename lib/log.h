@@ -37,6 +37,8 @@ void log_set(struct log *log, daxlease_log_fn fn, enum daxlease_log_level level,
 /* Any thread, any lock held. A line that there is no memory for is dropped. */
 void log_add(struct log *log, enum daxlease_log_level level, const char *fmt, ...)
 	PRINTF_LIKE(3, 4);
+void log_vadd(struct log *log, enum daxlease_log_level level, const char *fmt, va_list ap)
+	PRINTF_LIKE(3, 0);
 
 /* There may be lines for log_flush(). */
 static inline bool log_pending(const struct log *log)

@@ -5,11 +5,52 @@
 #include <string.h>
 
 #include "brk.h"
+#include "private.h"
 #include "share.h"
 #include "sys.h"
 #include "watch.h"
 
 #define MR_FLAGS (DAXLEASE_MR_REGAIN | DAXLEASE_MR_DRAIN_FOR_READERS | DAXLEASE_MR_EXCLUSIVE)
+
+/* ------------------------------------------------------------------------- */
+/* The list of queue pairs */
+
+static size_t find_qp(const struct daxlease_mr *mr, const struct ibv_qp *qp)
+{
+	size_t i;
+
+	for (i = 0; i < mr->nqps && mr->qps[i] != qp; i++)
+		;
+	return i;
+}
+
+static int add_qp(struct daxlease_mr *mr, struct ibv_qp *qp)
+{
+	size_t max = mr->maxqps ? mr->maxqps * 2 : 4;
+	struct ibv_qp **qps;
+
+	if (find_qp(mr, qp) < mr->nqps)
+		return -EEXIST;
+	if (mr->nqps == mr->maxqps) {
+		qps = sys_realloc(mr->qps, max * sizeof(*qps));
+		if (!qps)
+			return -ENOMEM;
+		mr->qps = qps;
+		mr->maxqps = max;
+	}
+	mr->qps[mr->nqps++] = qp;
+	return 0;
+}
+
+static int remove_qp(struct daxlease_mr *mr, struct ibv_qp *qp)
+{
+	size_t i = find_qp(mr, qp);
+
+	if (i == mr->nqps)
+		return -ENOENT;
+	mr->qps[i] = mr->qps[--mr->nqps];
+	return 0;
+}
 
 /* ------------------------------------------------------------------------- */
 /* Registering */
@@ -154,11 +195,41 @@ static int refuse_region(struct daxlease_ctx *ctx, const void *addr, size_t leng
 	return err;
 }
 
-int daxlease_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void *addr, size_t length,
-		    int access, const struct daxlease_mr_opts *opts, struct daxlease_mr **ret_mr)
+/* qp: NULL, or its first one. */
+static int new_region(struct daxlease_ctx *ctx, struct ibv_pd *pd, struct ibv_qp *qp, int fd,
+		      void *addr, size_t length, int access, const struct daxlease_mr_opts *opts,
+		      struct daxlease_mr **ret_mr)
+{
+	struct daxlease_mr *mr = sys_calloc(1, sizeof(*mr));
+	int err;
+
+	if (!mr)
+		return refuse_region(ctx, addr, length, -ENOMEM, "out of memory");
+	mr->ctx = ctx;
+	mr->pd = pd;
+	mr->addr = addr;
+	mr->length = length;
+	mr->access = access;
+	mr->guard_told = true;
+	mr->state = DAXLEASE_STATE_REGAINING; /* until it is registered */
+	err = read_opts(ctx, opts, &mr->opts);
+	if (!err && qp)
+		err = add_qp(mr, qp);
+	if (!err)
+		err = register_region(ctx, mr, fd, ret_mr);
+	if (err) {
+		free(mr->qps);
+		free(mr);
+	}
+	log_flush(&ctx->log);
+	return err;
+}
+
+int daxlease_private_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd, struct ibv_qp *qp, int fd,
+			    void *addr, size_t length, int access,
+			    const struct daxlease_mr_opts *opts, struct daxlease_mr **ret_mr)
 {
 	const char *why;
-	struct daxlease_mr *mr;
 	int err = ctx_check(ctx);
 
 	if (err)
@@ -170,23 +241,13 @@ int daxlease_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void *a
 							   NULL;
 	if (why)
 		return refuse_region(ctx, addr, length, -EINVAL, why);
-	mr = sys_calloc(1, sizeof(*mr));
-	if (!mr)
-		return refuse_region(ctx, addr, length, -ENOMEM, "out of memory");
-	mr->ctx = ctx;
-	mr->pd = pd;
-	mr->addr = addr;
-	mr->length = length;
-	mr->access = access;
-	mr->guard_told = true;
-	mr->state = DAXLEASE_STATE_REGAINING; /* until it is registered */
-	err = read_opts(ctx, opts, &mr->opts);
-	if (!err)
-		err = register_region(ctx, mr, fd, ret_mr);
-	if (err)
-		free(mr);
-	log_flush(&ctx->log);
-	return err;
+	return new_region(ctx, pd, qp, fd, addr, length, access, opts, ret_mr);
+}
+
+int daxlease_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void *addr, size_t length,
+		    int access, const struct daxlease_mr_opts *opts, struct daxlease_mr **ret_mr)
+{
+	return daxlease_private_reg_mr(ctx, pd, NULL, fd, addr, length, access, opts, ret_mr);
 }
 
 /* ------------------------------------------------------------------------- */
@@ -342,43 +403,6 @@ int daxlease_mr_get_info(const struct daxlease_mr *mr, struct daxlease_mr_info *
 
 /* ------------------------------------------------------------------------- */
 /* Queue pairs */
-
-static size_t find_qp(const struct daxlease_mr *mr, const struct ibv_qp *qp)
-{
-	size_t i;
-
-	for (i = 0; i < mr->nqps && mr->qps[i] != qp; i++)
-		;
-	return i;
-}
-
-static int add_qp(struct daxlease_mr *mr, struct ibv_qp *qp)
-{
-	size_t max = mr->maxqps ? mr->maxqps * 2 : 4;
-	struct ibv_qp **qps;
-
-	if (find_qp(mr, qp) < mr->nqps)
-		return -EEXIST;
-	if (mr->nqps == mr->maxqps) {
-		qps = sys_realloc(mr->qps, max * sizeof(*qps));
-		if (!qps)
-			return -ENOMEM;
-		mr->qps = qps;
-		mr->maxqps = max;
-	}
-	mr->qps[mr->nqps++] = qp;
-	return 0;
-}
-
-static int remove_qp(struct daxlease_mr *mr, struct ibv_qp *qp)
-{
-	size_t i = find_qp(mr, qp);
-
-	if (i == mr->nqps)
-		return -ENOENT;
-	mr->qps[i] = mr->qps[--mr->nqps];
-	return 0;
-}
 
 /* A fence under way reads the list without the lock. */
 static int change_qps(struct daxlease_mr *mr, struct ibv_qp *qp,

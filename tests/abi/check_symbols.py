@@ -19,7 +19,7 @@ def header_symbols(path):
 
 
 def map_symbols(path):
-    return set(re.findall(r"^\t(daxlease_\w+);$", path.read_text(), flags=re.M))
+    return set(re.findall(r"^\t(daxlease_(?!private_)\w+);$", path.read_text(), flags=re.M))
 
 
 def library_symbols(path):
@@ -27,7 +27,8 @@ def library_symbols(path):
     out = subprocess.run(["nm", "-D", "--defined-only", path], check=True,
                          capture_output=True, text=True).stdout
     names = {line.split()[-1].split("@")[0] for line in out.splitlines() if line}
-    return {name for name in names if not name.startswith("DAXLEASE_")}
+    private = ("DAXLEASE_", "daxlease_private_")
+    return {name for name in names if not name.startswith(private)}
 
 
 def page_symbols(folder):

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+#include <stdarg.h>
+
+#include "objects.h"
+#include "private.h"
+
+void daxlease_private_log(struct daxlease_ctx *ctx, enum daxlease_log_level level, const char *fmt,
+			  ...)
+{
+	va_list ap;
+
+	if (ctx_check(ctx)) /* NULL, or a child's */
+		return;
+	va_start(ap, fmt);
+	log_vadd(&ctx->log, level, fmt, ap);
+	va_end(ap);
+}
+
+void daxlease_private_log_flush(struct daxlease_ctx *ctx)
+{
+	if (!ctx_check(ctx))
+		log_flush(&ctx->log);
+}
