@@ -481,15 +481,20 @@ static bool recall_done(const void *arg)
 	return l->breaking ? l->error : all_told(l);
 }
 
-static int recall(struct lease *l, struct daxlease_ctx *ctx)
+static void begin_recall(struct lease *l, struct daxlease_ctx *ctx)
 {
-	if (l->recalled && !l->breaking)
-		return -EALREADY;
 	l->recalled = true;
 	l->error = 0;
 	if (!l->breaking)
 		brk_begin(ctx, l, DAXLEASE_CAUSE_RECALL);
 	brk_queue(ctx, l);
+}
+
+static int recall(struct lease *l, struct daxlease_ctx *ctx)
+{
+	if (l->recalled && !l->breaking)
+		return -EALREADY;
+	begin_recall(l, ctx);
 	watch_wait(ctx, recall_done, l);
 	return l->breaking ? l->error : l->result;
 }
@@ -512,6 +517,24 @@ int daxlease_mr_recall(struct daxlease_mr *mr)
 		return err;
 	ctx_lock(mr->ctx);
 	err = recall(mr->lease, mr->ctx);
+	ctx_unlock(mr->ctx);
+	return err;
+}
+
+int daxlease_mr_recall_start(struct daxlease_mr *mr)
+{
+	int err = mr_check(mr);
+
+	if (err)
+		return err;
+	if (!mr->lease)
+		return -EOPNOTSUPP;
+	ctx_lock(mr->ctx);
+	if (mr->lease->recalled)
+		err = -EALREADY;
+	else
+		begin_recall(mr->lease, mr->ctx);
+	watch_kick(mr->ctx);
 	ctx_unlock(mr->ctx);
 	return err;
 }

@@ -545,6 +545,16 @@ DAXLEASE_API int daxlease_mr_drained(struct daxlease_mr *mr);
 DAXLEASE_API int daxlease_mr_recall(struct daxlease_mr *mr);
 
 /*
+ * Begins a recall and does not wait for it: for who drains in the thread that would. It
+ * is done when the release callbacks of all regions that share mr's lease and were
+ * registered have been called. daxlease_mr_recall() waits for what is left of it.
+ *
+ * -EALREADY: recalled already, or under way. -EOPNOTSUPP: the region has no lease.
+ * -ECHILD. May be called from callbacks. Since 0.1.
+ */
+DAXLEASE_API int daxlease_mr_recall_start(struct daxlease_mr *mr);
+
+/*
  * Ends a recall, or hurries DAXLEASE_MR_REGAIN along: takes the lease and registers
  * all regions that share it again, up to the file's present size. Regain callbacks are
  * called. Regions without DAXLEASE_MR_REGAIN can be brought back by it as well.

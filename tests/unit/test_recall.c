@@ -53,6 +53,69 @@ static void recall__and_regain(void **state)
 	user_dereg(&u);
 }
 
+/* Begun in one thread that also answers, as an event loop does. */
+static void recall__start_does_not_wait(void **state)
+{
+	struct fix *fx = *state;
+	struct user u = { .drain_answer = DAXLEASE_PENDING };
+	struct daxlease_stats stats;
+
+	user_reg(fx, &u, DAXLEASE_MR_REGAIN, 0);
+	assert_int_equal(daxlease_mr_recall_start(u.mr), 0);
+	assert_int_equal(daxlease_mr_recall_start(u.mr), -EALREADY);
+	EVENTUALLY(fx, atomic_load(&u.drains) == 1);
+	assert_int_equal(atomic_load(&u.cause), DAXLEASE_CAUSE_RECALL);
+	NOT_FOR_MS(fx, 20, atomic_load(&u.releases) != 0);
+	assert_int_equal(fake_live(), 1);
+	assert_int_equal(daxlease_mr_drained(u.mr), 0);
+	EVENTUALLY(fx, atomic_load(&u.releases) == 1);
+	assert_int_equal(atomic_load(&u.result), 0);
+	assert_int_equal(fake_live(), 0);
+	assert_int_equal(file_lease(&fx->file), F_UNLCK);
+	assert_int_equal(daxlease_mr_recall_start(u.mr), -EALREADY);
+	NOT_FOR_MS(fx, 20, atomic_load(&u.regains) != 0);
+	assert_int_equal(daxlease_mr_regain(u.mr), 0);
+	assert_int_equal(file_lease(&fx->file), F_WRLCK);
+	fix_stats(fx, &stats);
+	assert_int_equal(stats.recalls, 1);
+	user_dereg(&u);
+}
+
+static void on_release_recall(struct user *u)
+{
+	atomic_store(&u->seen, daxlease_mr_recall_start(u->mr));
+}
+
+/* From a callback; and the other call waits for the rest. */
+static void recall__started_from_a_callback(void **state)
+{
+	struct fix *fx = *state;
+	struct user u = { .on_release = on_release_recall, .seen = 1 };
+	struct breaker b;
+
+	user_reg(fx, &u, DAXLEASE_MR_REGAIN, 0);
+	breaker_truncate(&b, &fx->file, fx->file.size);
+	EVENTUALLY(fx, breaker_done(&b));
+	EVENTUALLY(fx, atomic_load(&u.seen) == 0);
+	NOT_FOR_MS(fx, 50, atomic_load(&u.regains) != 0);
+	breaker_end(&b);
+	user_dereg(&u);
+}
+
+static void recall__start_without_a_lease(void **state)
+{
+	struct fix *fx = *state;
+	struct user u = { 0 };
+	struct file plain;
+
+	file_make(&plain, 4, false);
+	assert_int_equal(user_try(fx, &u, &plain, 0, 4, NULL), 0);
+	assert_int_equal(daxlease_mr_recall_start(u.mr), -EOPNOTSUPP);
+	assert_int_equal(daxlease_mr_recall_start(NULL), -EINVAL);
+	user_dereg(&u);
+	file_end(&plain);
+}
+
 static void recall__all_regions_of_the_file(void **state)
 {
 	struct fix *fx = *state;
@@ -532,6 +595,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		IN_ALL_MODES(recall__and_regain),
+		IN_ALL_MODES(recall__start_does_not_wait),
+		IN_ALL_MODES(recall__started_from_a_callback),
+		IN_THREAD(recall__start_without_a_lease),
 		IN_ALL_MODES(recall__all_regions_of_the_file),
 		IN_ALL_MODES(recall__fenced),
 		IN_ALL_MODES(recall__dereg_fails),
