@@ -144,12 +144,11 @@ static int handle(struct daxlease_peer *peer, const struct wire_msg *msg)
 	return taker_handle(peer, msg);
 }
 
-static int give_up(struct daxlease_peer *peer, int err)
+static void give_up(struct daxlease_peer *peer, int err)
 {
 	member_count_broken(peer);
 	conn_break(peer, err == -EPROTO ? "it broke the protocol: to the error state" :
 					  "out of memory for its offer: to the error state");
-	return err;
 }
 
 /* A message that carries our magic number. */
@@ -161,7 +160,9 @@ static int receive(struct daxlease_peer *peer, const void *buf, size_t len)
 	if (ret == 0)
 		return 0;
 	big_lock();
-	if (ret > 0 && !peer->broken)
+	if (peer->broken)
+		ret = 0; /* nothing that it says counts any more */
+	else if (ret > 0)
 		ret = handle(peer, &msg);
 	if (ret < 0)
 		give_up(peer, ret);

@@ -41,6 +41,8 @@ static struct ibv_device device = { .name = "fake0" };
 static struct ibv_context context = { .device = &device };
 struct ibv_pd fake_pd = { .context = &context };
 
+bool (*fake_mr_in_use)(const struct ibv_mr *mr);
+
 /* Under the lock: sets a member, reads a member. */
 #define SET(member, value)                        \
 	do {                                      \
@@ -212,6 +214,8 @@ int verbs_dereg_mr(struct ibv_mr *mr)
 	go_through(&fake.dereg_gate);
 	if (!err)
 		err = take_failure(&fake.dereg);
+	if (!err && fake_mr_in_use && fake_mr_in_use(mr))
+		err = -EINVAL;
 	if (!err) {
 		fake.live--;
 		fake.last_dereg_ns = now_ns();

@@ -21,6 +21,8 @@ void fake_fail_fence(unsigned int n, int err);
 /* Registering without IBV_ACCESS_ON_DEMAND fails so, for ever; 0: it works. */
 void fake_fail_pinned(int err);
 void fake_odp(bool supported);
+/* Says of which MRs windows are left, so that they cannot be deregistered; may be NULL. */
+extern bool (*fake_mr_in_use)(const struct ibv_mr *mr);
 
 /* Calls made while a gate is shut wait until it is opened. */
 void fake_shut_reg(void);
