@@ -7,7 +7,7 @@
 #ifndef DAXLEASE_CONN_H
 #define DAXLEASE_CONN_H
 
-#include "objects.h"
+#include "parties.h"
 
 int conn_open(struct daxlease_peer *peer);
 void conn_close(struct daxlease_peer *peer);

@@ -6,7 +6,7 @@
 #ifndef DAXLEASE_MEMBER_H
 #define DAXLEASE_MEMBER_H
 
-#include "objects.h"
+#include "parties.h"
 
 /* ---- for offers ---- */
 

@@ -11,7 +11,7 @@
 #include "taker.h"
 #include "util.h"
 
-/* See objects.h. */
+/* See parties.h. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t users_changed = PTHREAD_COND_INITIALIZER;
 static __thread unsigned int callback_depth;

@@ -3,7 +3,7 @@
 #ifndef DAXLEASE_TAKER_H
 #define DAXLEASE_TAKER_H
 
-#include "objects.h"
+#include "parties.h"
 
 void taker_init(struct daxlease_peer *peer);
 void taker_end(struct daxlease_peer *peer);

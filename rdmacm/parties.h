@@ -7,8 +7,8 @@
  * several contexts, so finer ones would need an order. It is never held while the user's
  * code runs. Calls of libdaxlease that do not wait are made under it: its locks are inside.
  */
-#ifndef DAXLEASE_RDMACM_OBJECTS_H
-#define DAXLEASE_RDMACM_OBJECTS_H
+#ifndef DAXLEASE_PARTIES_H
+#define DAXLEASE_PARTIES_H
 
 #include <stdatomic.h>
 #include <stdbool.h>
