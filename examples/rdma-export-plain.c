@@ -98,7 +98,9 @@ int main(int argc, char **argv)
 	mr = rdma_reg_write(id, addr, length);
 	if (!mr)
 		die("registering the file");
-	info = (struct export_info){ (uintptr_t)addr, length, mr->rkey };
+	info.addr = (uintptr_t)addr;
+	info.length = length;
+	info.rkey = mr->rkey;
 	status = serve(id, &info);
 	rdma_dereg_mr(mr);
 	rdma_destroy_ep(id);

@@ -83,6 +83,7 @@ int main(int argc, char **argv)
 {
 	struct export_info info = { 0 };
 	struct rdma_cm_id *listener, *id;
+	struct daxlease_mr_info region = { .size = sizeof(region) };
 	struct daxlease_ctx *ctx;
 	struct daxlease_mr *mr;
 	size_t length;
@@ -98,9 +99,12 @@ int main(int argc, char **argv)
 	if (rdma_get_request(listener, &id))
 		die("rdma_get_request");
 	if (daxlease_ctx_new(NULL, &ctx) ||
-	    daxlease_reg_write(ctx, id, fd, addr, length, NULL, &mr))
+	    daxlease_reg_write(ctx, id, fd, addr, length, NULL, &mr) ||
+	    daxlease_mr_get_info(mr, &region))
 		die("registering the file");
-	info = (struct export_info){ (uintptr_t)addr, length, daxlease_mr_get_ibv_mr(mr)->rkey };
+	info.addr = (uintptr_t)addr;
+	info.length = length;
+	info.rkey = region.rkey;
 	status = serve(id, &info);
 	daxlease_dereg_mr(mr);
 	rdma_destroy_ep(id);

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """One set of names everywhere: header, symbol map, library and manual pages.
 
-usage: check_symbols.py HEADER MAP LIBRARY MAN-FOLDER
+usage: check_symbols.py MAN-FOLDER HEADER MAP LIBRARY [HEADER MAP LIBRARY]...
 """
 
 import pathlib
@@ -61,30 +61,30 @@ def documented_members(header, folder):
     return {name for name in names if not re.search(rf"\b{name}\b", pages)}
 
 
+def differences(what, names, wanted):
+    for name in sorted(wanted - names):
+        yield f"{name}: in the header, not in the {what}"
+    for name in sorted(names - wanted):
+        yield f"{name}: in the {what}, not in the header"
+
+
 def main():
-    header, symbol_map, library, folder = (pathlib.Path(a) for a in sys.argv[1:])
-    wanted = header_symbols(header)
-    if len(wanted) < 10:
-        sys.exit(f"{header}: only {len(wanted)} functions found, the search is broken")
-    failed = False
-    for what, names in (
-        ("map", map_symbols(symbol_map)),
-        ("library", library_symbols(library)),
-        # daxlease_break(3) is named after its subject.
-        ("manual pages", page_symbols(folder) - {"daxlease_break"}),
-    ):
-        for name in sorted(wanted - names):
-            print(f"{name}: in the header, not in the {what}")
-            failed = True
-        for name in sorted(names - wanted):
-            print(f"{name}: in the {what}, not in the header")
-            failed = True
-    for name in sorted(documented_members(header, folder)):
-        print(f"{name}: in the header, in no manual page")
-        failed = True
-    if not failed:
-        print(f"{len(wanted)} functions: header, map, library and manual pages agree")
-    sys.exit(failed)
+    folder, *rest = (pathlib.Path(a) for a in sys.argv[1:])
+    problems = []
+    everything = set()
+    for header, symbol_map, library in zip(rest[0::3], rest[1::3], rest[2::3]):
+        wanted = header_symbols(header)
+        if len(wanted) < 10:
+            sys.exit(f"{header}: only {len(wanted)} functions found, the search is broken")
+        everything |= wanted
+        problems += differences("map", map_symbols(symbol_map), wanted)
+        problems += differences("library", library_symbols(library), wanted)
+        problems += (f"{name}: in {header.name}, not in the manual pages"
+                     for name in sorted(documented_members(header, folder)))
+    # daxlease_break(3) is named after its subject.
+    problems += differences("manual pages", page_symbols(folder) - {"daxlease_break"}, everything)
+    print("\n".join(problems), end="\n" if problems else "")
+    sys.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,16 @@ quietly() {
 }
 
 quietly meson setup "$dir/build" "$top" --prefix "$prefix" --libdir lib -Dexamples=true \
-	-Ddaemon=enabled -Dpreload=enabled -Dtools=enabled
+	-Ddaemon=enabled -Drdmacm=enabled -Dpreload=enabled -Dtools=enabled
 quietly meson install -C "$dir/build"
 
 for file in include/daxlease/daxlease.h include/daxlease/version.h lib/libdaxlease.so \
 	lib/libdaxlease.a lib/pkgconfig/libdaxlease.pc share/man/man7/daxlease.7 \
 	share/man/man3/daxlease_reg_mr.3 share/man/man8/daxleased.8 sbin/daxleased \
 	lib/systemd/system/daxleased.service lib/systemd/system/daxleased.socket \
+	include/daxlease/rdmacm.h lib/libdaxlease-rdmacm.so lib/libdaxlease-rdmacm.a \
+	lib/pkgconfig/libdaxlease-rdmacm.pc share/man/man7/daxlease_rdmacm.7 \
+	share/man/man3/daxlease_offer_new.3 \
 	lib/daxlease/libdaxlease-preload.so share/man/man7/daxlease-preload.7 \
 	bin/daxlease share/man/man1/daxlease.1 share/bash-completion/completions/daxlease; do
 	[[ -e $prefix/$file ]] || { echo "not installed: $file"; exit 1; }
@@ -64,10 +67,21 @@ cc $(pkg-config --cflags libdaxlease) "$dir/user.c" -o "$dir/static" \
 	"$prefix/lib/libdaxlease.a" $(pkg-config --libs libibverbs) -pthread
 "$dir/static"
 for example in "$top"/examples/*.c; do
+	needs=(libdaxlease libibverbs)
+	! grep -q 'rdma_cma\.h' "$example" || needs=(libdaxlease-rdmacm "${needs[@]}" librdmacm)
 	# shellcheck disable=SC2046
-	cc -Wall -Werror $(pkg-config --cflags libdaxlease libibverbs) "$example" \
-		-o "$dir/example" $(pkg-config --libs libdaxlease libibverbs) -pthread
+	cc -Wall -Werror $(pkg-config --cflags "${needs[@]}") "$example" \
+		-o "$dir/example" $(pkg-config --libs "${needs[@]}") -pthread
 done
+# shellcheck disable=SC2046
+cc $(pkg-config --cflags libdaxlease-rdmacm) "$top/tests/abi/header_alone_rdmacm.c" \
+	-o "$dir/static" "$prefix/lib/libdaxlease-rdmacm.a" "$prefix/lib/libdaxlease.a" \
+	$(pkg-config --libs librdmacm libibverbs) -pthread
+"$dir/static"
+LD_LIBRARY_PATH=$prefix/lib ldd "$dir/shared" | grep -q rdmacm && {
+	echo "a program without librdmacm gets it"
+	exit 1
+}
 
 mkdir -p "$dir/third/subprojects"
 ln -s "$top" "$dir/third/subprojects/libdaxlease"
