@@ -441,12 +441,13 @@ static bool is_refused(const struct book_file *f, const struct fan_file *file)
 	return false;
 }
 
-bool book_may_differ(struct book *book, const struct fan_file *file, enum call_kind kind)
+/* Of a call that is refused now. */
+static bool may_differ(const struct book *book, const struct book_file *f,
+		       const struct fan_file *file)
 {
-	struct book_file *f = find_file(book, file);
 	const struct book_hold *h;
 
-	if (!f || !book->ops.has_more || kind == CALL_SHARE || !changes(f, kind))
+	if (!book->ops.has_more)
 		return false;
 	LIST_FOREACH(h, &f->holds, file_link) {
 		if (refuses(h, file) && book->ops.has_more(book->ops.arg, h->client->arg))
@@ -510,21 +511,24 @@ static void wait_or_pass(struct book *book, struct book_file *f, const struct ca
 	begin_break(book, f, now_ns);
 }
 
-void book_call(struct book *book, const struct fan_file *file, enum call_kind kind,
-	       const struct call *call, uint64_t now_ns)
+bool book_call(struct book *book, const struct fan_file *file, enum call_kind kind,
+	       const struct call *call, uint64_t now_ns, bool last)
 {
 	struct book_file *f = find_file(book, file);
 
-	book->counters.events++;
 	if (!f || LIST_EMPTY(&f->holds) || !changes(f, kind)) {
 		book->counters.harmless++;
 		book->ops.answer(book->ops.arg, call->fd, 0);
 	} else if (is_refused(f, file)) {
+		if (!last && may_differ(book, f, file))
+			return false;
 		book->counters.refused++;
 		book->ops.answer(book->ops.arg, call->fd, -ETXTBSY);
 	} else {
 		wait_or_pass(book, f, call, now_ns);
 	}
+	book->counters.events++;
+	return true;
 }
 
 /* ------------------------------------------------------------------------- */

@@ -97,14 +97,12 @@ void book_give_back(struct book *book, struct book_client *client, uint32_t id, 
 void book_client_gone(struct book *book, struct book_client *client, uint64_t now_ns);
 
 /*
- * Would book_call() refuse it now, and somebody who is the reason for that has_more() to
- * say? Then ask again a little later.
+ * Somebody wants to do this to that file: answers it, now or later. False, unless last: not
+ * yet, for it would be refused, and somebody who is the reason for that has_more() to say;
+ * to be called again a little later.
  */
-bool book_may_differ(struct book *book, const struct fan_file *file, enum call_kind kind);
-
-/* Somebody wants to do this to that file: answers it, now or later. */
-void book_call(struct book *book, const struct fan_file *file, enum call_kind kind,
-	       const struct call *call, uint64_t now_ns);
+bool book_call(struct book *book, const struct fan_file *file, enum call_kind kind,
+	       const struct call *call, uint64_t now_ns, bool last);
 
 /* Lets those go on who waited long enough. */
 void book_expire(struct book *book, uint64_t now_ns);

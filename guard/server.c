@@ -432,7 +432,7 @@ static bool tell_book(struct guard_server *s, const struct call *call, enum call
 		      bool last)
 {
 	struct fan_file file;
-	bool now;
+	bool done;
 
 	if (fan_file_info(call->fd, &file) < 0) { /* a file of no filesystem that we know */
 		answer(s, call->fd, 0);
@@ -442,11 +442,9 @@ static bool tell_book(struct guard_server *s, const struct call *call, enum call
 		kind = call_direction(call, &file);
 	warn_if_blind(s, call);
 	lock(s);
-	now = last || !book_may_differ(s->book, &file, kind);
-	if (now)
-		book_call(s->book, &file, kind, call, fan_now_ns());
+	done = book_call(s->book, &file, kind, call, fan_now_ns(), last);
 	unlock(s);
-	return now;
+	return done;
 }
 
 /* False: it has to be looked at again. */

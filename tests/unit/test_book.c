@@ -183,7 +183,7 @@ static int call_file(struct stage *s, int tid, enum call_kind kind, const struct
 	const struct call call = { .fd = tid, .tid = tid };
 
 	s->answers[tid] = WAITS;
-	book_call(s->book, file, kind, &call, s->now);
+	assert_true(book_call(s->book, file, kind, &call, s->now, false));
 	return s->answers[tid];
 }
 
