@@ -493,13 +493,13 @@ static void wait_or_pass(struct book *book, struct book_file *f, const struct ca
 			 uint64_t now_ns)
 {
 	/* Each has a descriptor of ours. Better that these fail than calls on all files. */
-	struct book_call *c = f->nwaiting < MAX_WAITING ? calloc(1, sizeof(*c)) : NULL;
+	struct book_call *c = f->nwaiting < MAX_WAITING ? malloc(sizeof(*c)) : NULL;
 
 	if (!c) {
 		book->ops.answer(book->ops.arg, call->fd, -EAGAIN);
 		return;
 	}
-	c->call = *call;
+	*c = (struct book_call){ .call = *call };
 	c->call.serial = ++book->serial;
 	f->nwaiting++;
 	TAILQ_INSERT_TAIL(&f->waiting, c, link);

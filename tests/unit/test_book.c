@@ -31,14 +31,21 @@ struct stage {
 	enum call_state state[MAX_CALLS]; /* by tid */
 };
 
-static unsigned int fail_calloc; /* the nth from now on */
+static unsigned int fail_alloc; /* the nth from now on */
 
 void *__real_calloc(size_t n, size_t size);
 void *__wrap_calloc(size_t n, size_t size);
+void *__real_malloc(size_t size);
+void *__wrap_malloc(size_t size);
 
 void *__wrap_calloc(size_t n, size_t size)
 {
-	return fail_calloc && !--fail_calloc ? NULL : __real_calloc(n, size);
+	return fail_alloc && !--fail_alloc ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_malloc(size_t size)
+{
+	return fail_alloc && !--fail_alloc ? NULL : __real_malloc(size);
 }
 
 static void op_answer(void *arg, int event_fd, int err)
@@ -645,20 +652,20 @@ static void memory__none(void **state)
 {
 	struct stage *s = *state;
 
-	fail_calloc = 1;
+	fail_alloc = 1;
 	assert_null(book_new(&(struct book_ops){ 0 }));
 	for (unsigned int nth = 1; nth <= 2; nth++) {
-		fail_calloc = nth;
+		fail_alloc = nth;
 		assert_int_equal(take_file(s, 0, 1, &file_a, false), -ENOMEM);
 		assert_int_equal(counters(s).files, 0);
 		assert_int_equal(s->clients[0].holds, 0);
 	}
 	take(s, 0, 1);
-	fail_calloc = 1;
+	fail_alloc = 1;
 	/* It must not go on, and nobody could let it go on later. */
 	assert_int_equal(change(s, 1), -EAGAIN);
 	assert_int_equal(s->breaks[0], 0);
-	fail_calloc = 0;
+	fail_alloc = 0;
 }
 
 static void many__each_told_of_its_own(void **state)
