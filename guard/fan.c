@@ -144,6 +144,21 @@ int fan_file_info(int fd, struct fan_file *ret_file)
 	return file_info(fd, "", ret_file);
 }
 
+int fan_event_file(int fd, struct fan_file *ret_file)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	*ret_file = (struct fan_file){
+		.dev = st.st_dev,
+		.ino = st.st_ino,
+		.mode = st.st_mode,
+		.uid = st.st_uid,
+	};
+	return 0;
+}
+
 int fan_access_mode(int fd)
 {
 	int flags = fcntl(fd, F_GETFL);

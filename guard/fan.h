@@ -55,6 +55,8 @@ int fan_answer(int fan, int fd, int err);
 
 /* Never waits for a filesystem: what it does not know at once is left as it was. */
 int fan_file_info(int fd, struct fan_file *ret_file);
+/* The same, but of an event only: no filesystem that may have to be waited for has these. */
+int fan_event_file(int fd, struct fan_file *ret_file);
 int fan_access_mode(int fd); /* O_RDONLY ..., -EBADF for O_PATH */
 
 /*

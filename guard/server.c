@@ -434,7 +434,7 @@ static bool tell_book(struct guard_server *s, const struct call *call, enum call
 	struct fan_file file;
 	bool done;
 
-	if (fan_file_info(call->fd, &file) < 0) { /* a file of no filesystem that we know */
+	if (fan_event_file(call->fd, &file) < 0) { /* a file of no filesystem that we know */
 		answer(s, call->fd, 0);
 		return true;
 	}

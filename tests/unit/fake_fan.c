@@ -527,6 +527,11 @@ int fan_file_info(int fd, struct fan_file *ret_file)
 	return 0;
 }
 
+int fan_event_file(int fd, struct fan_file *ret_file)
+{
+	return fan_file_info(fd, ret_file);
+}
+
 int fan_access_mode(int fd)
 {
 	int flags = fcntl(fd, F_GETFL);
