@@ -9,7 +9,7 @@ void log_init(struct log *log)
 {
 	pthread_mutex_init(&log->lock, NULL);
 	log->fn = NULL;
-	log->level = DAXLEASE_LOG_ERR;
+	atomic_init(&log->level, -1);
 	log->userdata = NULL;
 	STAILQ_INIT(&log->lines);
 	log->flushing = false;
@@ -24,11 +24,19 @@ void log_end(struct log *log)
 
 void log_set(struct log *log, daxlease_log_fn fn, enum daxlease_log_level level, void *userdata)
 {
+	if (level > DAXLEASE_LOG_DEBUG)
+		level = DAXLEASE_LOG_DEBUG;
 	pthread_mutex_lock(&log->lock);
 	log->fn = fn;
-	log->level = level;
+	atomic_store_explicit(&log->level, fn ? (int)level : -1, memory_order_relaxed);
 	log->userdata = userdata;
 	pthread_mutex_unlock(&log->lock);
+}
+
+/* Mostly not, and then it costs no more than this. */
+static bool is_wanted(const struct log *log, enum daxlease_log_level level)
+{
+	return (int)level <= atomic_load_explicit(&log->level, memory_order_relaxed);
 }
 
 static struct log_line *format_line(enum daxlease_log_level level, const char *fmt, va_list ap)
@@ -54,8 +62,10 @@ void log_vadd(struct log *log, enum daxlease_log_level level, const char *fmt, v
 {
 	struct log_line *line;
 
+	if (!is_wanted(log, level))
+		return;
 	pthread_mutex_lock(&log->lock);
-	if (log->fn && level <= log->level) {
+	if (is_wanted(log, level)) {
 		line = format_line(level, fmt, ap);
 		if (line) {
 			STAILQ_INSERT_TAIL(&log->lines, line, link);

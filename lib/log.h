@@ -23,7 +23,7 @@ struct log_line {
 struct log {
 	pthread_mutex_t lock; /* the members below; innermost of all locks */
 	daxlease_log_fn fn;
-	enum daxlease_log_level level;
+	atomic_int level; /* -1: no function; read without the lock, written with it */
 	void *userdata;
 	STAILQ_HEAD(, log_line) lines;
 	bool flushing;	     /* some thread is in log_flush(): one at a time, in order */
