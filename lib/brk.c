@@ -87,6 +87,12 @@ static uint64_t back_off(uint32_t *backoff_ms, uint64_t now)
 	return now + *backoff_ms * NSEC_PER_MSEC;
 }
 
+/* What is not put off needs no clock. */
+static bool is_time(uint64_t at_ns)
+{
+	return !at_ns || sys_now_ns() >= at_ns;
+}
+
 /* ------------------------------------------------------------------------- */
 /* Questions */
 
@@ -548,13 +554,13 @@ static bool step_region(struct run *run, struct lease *l, struct daxlease_mr *mr
 	case DAXLEASE_STATE_DRAINING:
 		return step_draining(mr);
 	case DAXLEASE_STATE_DEREGISTERING:
-		if (sys_now_ns() < mr->retry_at_ns)
+		if (!is_time(mr->retry_at_ns))
 			return false;
 		deregister(run, l, mr);
 		return true;
 	case DAXLEASE_STATE_RELEASED:
-		return l->held && !l->breaking && can_regain(mr) &&
-		       sys_now_ns() >= mr->retry_at_ns && regain(run, mr);
+		return l->held && !l->breaking && can_regain(mr) && is_time(mr->retry_at_ns) &&
+		       regain(run, mr);
 	case DAXLEASE_STATE_REGAINING:
 		break;
 	}
@@ -952,11 +958,11 @@ static bool step_lease(struct run *run, struct lease *l)
 	struct daxlease_ctx *ctx = run->ctx;
 
 	if (l->breaking)
-		return sys_now_ns() >= l->retry_at_ns && end_break(ctx, l);
+		return is_time(l->retry_at_ns) && end_break(ctx, l);
 	if (!l->held)
-		return (l->lent || any_can_regain(l)) && !l->recalled &&
-		       sys_now_ns() >= l->retry_at_ns && !brk_retake(ctx, l, run->runner);
-	if (!is_unneeded(l) || sys_now_ns() < l->retry_at_ns)
+		return (l->lent || any_can_regain(l)) && !l->recalled && is_time(l->retry_at_ns) &&
+		       !brk_retake(ctx, l, run->runner);
+	if (!is_unneeded(l) || !is_time(l->retry_at_ns))
 		return false;
 	brk_give_back(ctx, l);
 	if (l->held)
