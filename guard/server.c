@@ -1117,21 +1117,20 @@ int guard_client_send(struct guard_client *c, struct guard_msg *msg, int fd)
 	return handle_message(c, msg, own);
 }
 
-int guard_client_receive(struct guard_client *c, struct guard_msg *ret_msg)
+unsigned int guard_client_receive(struct guard_client *c, struct guard_msg *ret_msgs,
+				  unsigned int max, int *ret_err)
 {
 	struct guard_server *s = c->server;
-	int err = -EAGAIN;
+	unsigned int n = 0;
 
 	lock(s);
-	if (!STAILQ_EMPTY(&c->told)) {
-		*ret_msg = STAILQ_FIRST(&c->told)->msg;
+	while (n < max && !STAILQ_EMPTY(&c->told)) {
+		ret_msgs[n++] = STAILQ_FIRST(&c->told)->msg;
 		forget_first(c);
-		err = 0;
-	} else if (c->deaf) {
-		err = -ECONNRESET;
 	}
+	*ret_err = n == max ? 0 : c->deaf ? -ECONNRESET : -EAGAIN;
 	unlock(s);
-	return err;
+	return n;
 }
 
 /* ------------------------------------------------------------------------- */

@@ -82,8 +82,9 @@ void guard_client_free(struct guard_client *client);
  * -ECONNRESET: out of memory, and what was held is lost.
  */
 int guard_client_send(struct guard_client *client, struct guard_msg *msg, int fd);
-int guard_client_receive(struct guard_client *client,
-			 struct guard_msg *ret_msg); /* -EAGAIN: none */
+/* At most max; returns how many. *ret_err: 0, there may be more; -EAGAIN: none; -ECONNRESET. */
+unsigned int guard_client_receive(struct guard_client *client, struct guard_msg *ret_msgs,
+				  unsigned int max, int *ret_err);
 
 /*
  * How long a listener has been looking at the same task, in nanoseconds. The kernel lets that

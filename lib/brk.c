@@ -642,13 +642,17 @@ static void notice_fd(struct daxlease_ctx *ctx, int fd)
 		notice(ctx, ctx->by_fd[fd]);
 }
 
-/* What was received along with something else. */
-static void notice_broken(struct daxlease_ctx *ctx)
+/* all: not only what was received along with something else. */
+static void notice_broken(struct daxlease_ctx *ctx, bool all)
 {
-	int fd;
+	int fds[16];
+	unsigned int n;
 
-	while ((fd = guard_next_broken(ctx->guard)) >= 0)
-		notice_fd(ctx, fd);
+	do {
+		n = guard_broken(ctx->guard, all, fds, ARRAY_SIZE(fds));
+		for (unsigned int i = 0; i < n; i++)
+			notice_fd(ctx, fds[i]);
+	} while (n == ARRAY_SIZE(fds));
 }
 
 static bool is_late(const struct lease *l)
@@ -694,7 +698,7 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 		l->held = err && err != -ESTALE;
 	}
 	if (l->ops->kind == DAXLEASE_KIND_GUARD)
-		notice_broken(ctx); /* as in brk_take() */
+		notice_broken(ctx, false); /* as in brk_take() */
 	if (kernel_took(l, err)) {
 		err = -ESTALE;
 		l->held = false;
@@ -898,7 +902,8 @@ int brk_take(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
 		if (runner)
 			runner->back(ctx);
 		l->taking = false;
-		notice_broken(ctx); /* we may have heard first that it is gone, with all files */
+		/* We may have heard first that it is gone, with all files. */
+		notice_broken(ctx, false);
 		pthread_cond_broadcast(&ctx->changed);
 		if (l->ops || l->noticed)
 			brk_queue(ctx, l); /* for what was put off */
@@ -1016,8 +1021,7 @@ unsigned int brk_run(struct daxlease_ctx *ctx, const struct brk_runner *runner)
 
 void brk_notice_guard(struct daxlease_ctx *ctx)
 {
-	guard_hear(ctx->guard);
-	notice_broken(ctx);
+	notice_broken(ctx, true);
 }
 
 void brk_notice(struct daxlease_ctx *ctx, int fd)

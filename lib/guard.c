@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,10 +57,10 @@ struct guard {
 	/* In the process, instead of sock; they stay once they are there. */
 	struct guard_server *server;
 	struct guard_client *client;
-	unsigned int listeners;
-	int inproc_error; /* why there is none: that will not change */
-	bool deaf;	  /* it could not tell us something */
-	bool same_clock;  /* a daemon may be in another time namespace */
+	atomic_uint listeners; /* asked for without the lock */
+	int inproc_error;      /* why there is none: that will not change */
+	bool deaf;	       /* it could not tell us something */
+	bool same_clock;       /* a daemon may be in another time namespace */
 	struct hold **by_fd;
 	size_t nfds;
 	TAILQ_HEAD(, hold) broken;
@@ -274,8 +275,7 @@ static unsigned int receive(struct guard *g, struct guard_msg *ret_msgs, int *re
 {
 	if (!g->client)
 		return sock_receive_all(g->sock, ret_msgs, ret_err);
-	*ret_err = guard_client_receive(g->client, &ret_msgs[0]);
-	return !*ret_err;
+	return guard_client_receive(g->client, ret_msgs, SOCK_AT_ONCE, ret_err);
 }
 
 /* All that it has said so far. */
@@ -328,11 +328,14 @@ static const char *why_not_here(int err)
 
 static int connect_inproc(struct guard *g)
 {
+	unsigned int listeners = 0;
+
 	if (g->client)
 		return g->deaf ? -ENOMEM : 0;
 	if (!g->inproc_error)
 		g->inproc_error = guard_inproc_start(log_of_guard, g->log, g->notify, g->arg,
-						     &g->server, &g->client, &g->listeners);
+						     &g->server, &g->client, &listeners);
+	g->listeners = listeners;
 	return g->inproc_error;
 }
 
@@ -597,26 +600,20 @@ void guard_forget(struct guard *g, int fd)
 	pthread_mutex_unlock(&g->lock);
 }
 
-void guard_hear(struct guard *g)
-{
-	pthread_mutex_lock(&g->lock);
-	hear(g);
-	pthread_mutex_unlock(&g->lock);
-}
-
-int guard_next_broken(struct guard *g)
+unsigned int guard_broken(struct guard *g, bool all, int *ret_fds, unsigned int max)
 {
 	struct hold *h;
-	int fd = -1;
+	unsigned int n = 0;
 
 	pthread_mutex_lock(&g->lock);
-	h = TAILQ_FIRST(&g->broken);
-	if (h) {
+	if (all)
+		hear(g);
+	while (n < max && (h = TAILQ_FIRST(&g->broken))) {
 		unlist(g, h);
-		fd = h->fd;
+		ret_fds[n++] = h->fd;
 	}
 	pthread_mutex_unlock(&g->lock);
-	return fd;
+	return n;
 }
 
 int guard_openers(struct guard *g, int fd, pid_t *ret_pid)
@@ -636,12 +633,7 @@ int guard_openers(struct guard *g, int fd, pid_t *ret_pid)
 
 unsigned int guard_listeners(struct guard *g)
 {
-	unsigned int listeners;
-
-	pthread_mutex_lock(&g->lock);
-	listeners = g->listeners;
-	pthread_mutex_unlock(&g->lock);
-	return listeners;
+	return g->listeners;
 }
 
 void guard_reason(struct guard *g, char *ret_text, size_t size)

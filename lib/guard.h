@@ -16,7 +16,7 @@ struct guard;
  * socket_path: where the daemon listens, and then there is no guard in the process; NULL:
  * that, or the daemon in its usual place; "": no daemon. log may be NULL. notify is called
  * by one of the guard's threads in the process when there is something for
- * guard_hear(), without a lock; the daemon's news come as a signal. NULL: no memory.
+ * guard_broken(), without a lock; the daemon's news come as a signal. NULL: no memory.
  */
 struct guard *guard_new(const char *socket_path, struct log *log, void (*notify)(void *arg),
 			void *arg);
@@ -52,14 +52,11 @@ int guard_give_back(struct guard *guard, int fd, bool again);
 /* It will not be taken again after all. */
 void guard_forget(struct guard *guard, int fd);
 
-/* Receives what it has said. The other calls do as well, if need be. */
-void guard_hear(struct guard *guard);
-
 /*
- * The next of its files that was broken or lost, as far as was received, each once; -1:
- * none.
+ * Its files that were broken or lost, each once, max at most; returns how many. all: receives
+ * what it has said before; the other calls do as well, if need be.
  */
-int guard_next_broken(struct guard *guard);
+unsigned int guard_broken(struct guard *guard, bool all, int *ret_fds, unsigned int max);
 
 /*
  * How many processes had fd's file open for writing before it was taken, and one of them;
