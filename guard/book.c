@@ -60,6 +60,8 @@ struct book {
 	struct guard_counters counters;
 	uint64_t next_ns; /* no later than anything that time makes due */
 	uint64_t serial;  /* of the last call that was not harmless */
+	/* One that was forgotten, for the next: who waits does not wait for the allocator. */
+	struct book_call *spare;
 	LIST_HEAD(, book_file) buckets[BUCKETS];
 };
 
@@ -110,13 +112,27 @@ static void set_due(struct book *book, uint64_t at_ns)
 /* ------------------------------------------------------------------------- */
 /* Calls */
 
-static void forget_calls(struct calls *calls)
+static struct book_call *new_call(struct book *book)
+{
+	struct book_call *c = book->spare;
+
+	book->spare = NULL;
+	return c ? c : malloc(sizeof(*c));
+}
+
+static void free_call(struct book *book, struct book_call *c)
+{
+	free(book->spare);
+	book->spare = c;
+}
+
+static void forget_calls(struct book *book, struct calls *calls)
 {
 	struct book_call *c;
 
 	while ((c = TAILQ_FIRST(calls))) {
 		TAILQ_REMOVE(calls, c, link);
-		free(c);
+		free_call(book, c);
 	}
 }
 
@@ -131,13 +147,13 @@ static bool is_breaking(const struct book_file *f)
 	return false;
 }
 
-static void forget_first(struct book_file *f)
+static void forget_first(struct book *book, struct book_file *f)
 {
 	struct book_call *c = TAILQ_FIRST(&f->through);
 
 	TAILQ_REMOVE(&f->through, c, link);
 	f->nthrough--;
-	free(c);
+	free_call(book, c);
 }
 
 /* Nobody holds them up any more: they go on, and are remembered. */
@@ -156,7 +172,7 @@ static void let_through(struct book *book, struct book_file *f, uint64_t now_ns)
 		TAILQ_INSERT_TAIL(&f->through, c, link);
 		f->nwaiting--;
 		if (++f->nthrough > BOOK_THROUGH)
-			forget_first(f);
+			forget_first(book, f);
 	}
 }
 
@@ -186,7 +202,7 @@ static bool has_settled(struct book *book, struct book_file *f, uint64_t now_ns)
 	while ((c = TAILQ_FIRST(&f->through))) {
 		if (!has_ended(book, c, now_ns))
 			return false;
-		forget_first(f);
+		forget_first(book, f);
 	}
 	return true;
 }
@@ -213,8 +229,8 @@ static struct book_file *new_file(struct book *book, const struct book_want *wan
 
 static void free_file(struct book *book, struct book_file *f)
 {
-	forget_calls(&f->waiting);
-	forget_calls(&f->through);
+	forget_calls(book, &f->waiting);
+	forget_calls(book, &f->through);
 	LIST_REMOVE(f, link);
 	book->counters.files--;
 	free(f);
@@ -493,7 +509,7 @@ static void wait_or_pass(struct book *book, struct book_file *f, const struct ca
 			 uint64_t now_ns)
 {
 	/* Each has a descriptor of ours. Better that these fail than calls on all files. */
-	struct book_call *c = f->nwaiting < MAX_WAITING ? malloc(sizeof(*c)) : NULL;
+	struct book_call *c = f->nwaiting < MAX_WAITING ? new_call(book) : NULL;
 
 	if (!c) {
 		book->ops.answer(book->ops.arg, call->fd, -EAGAIN);
@@ -602,5 +618,6 @@ void book_free(struct book *book)
 		while (!LIST_EMPTY(&book->buckets[i]))
 			free_file(book, LIST_FIRST(&book->buckets[i]));
 	}
+	free(book->spare);
 	free(book);
 }
