@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
- * Threads: listeners answer events, each client is talked to by a thread of its own (what
- * its file's filesystem makes us wait for holds up nobody else), and one lock is around
- * the book. Nobody waits for anything while holding it.
+ * Threads: listeners answer events, each client is talked to by a thread of its own
+ * (client.c), and one lock is around the book. Nobody waits for anything while holding it.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -21,105 +19,19 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "book.h"
-#include "keeper.h"
-#include "server.h"
-#include "sock.h"
+#include "serving.h"
 
 #define NSEC 1000000000ull
 #define THREAD_STACK (1024 * 1024) /* in the library they run callbacks */
-/* Looking for other openers reads all of /proc: at most this share of the time. */
-#define SCAN_SHARE 10
 /* Who is not asleep yet has to be, before it can be told what it does; it costs nobody else. */
 #define LOOK_AGAIN_NS 1000000ull
 #define UNDECIDED_NS (10 * NSEC)
 #define READ_AGAIN_NS (10 * 1000000ull)
-#define SEND_AGAIN_NS (10 * 1000000ull)
-#define MAX_ANSWERS 16 /* that a client has not read: nothing is read of it then */
 #define MAX_BATCHES 16 /* of events that are read before a client is told something */
 #define LEFT_AFTER_S 1 /* a listener that does not end */
 #define AT_ONCE 1      /* long ago, and not 0, which would disarm the timer */
 
-/* What a client has yet to be told. */
-struct told {
-	STAILQ_ENTRY(told) link;
-	struct guard_msg msg;
-};
-
-struct guard_client {
-	LIST_ENTRY(guard_client) link;
-	struct guard_server *server;
-	struct guard_peer peer;
-	struct book_client book;
-	int sock;     /* -1: it is in this process */
-	bool hearing; /* a message of it may have been received and not been handled */
-	bool deaf;    /* it is gone, or could not be told something: nothing may be left out */
-	STAILQ_HEAD(, told) told;
-	unsigned int answers; /* of these, to what it asked */
-	bool is_due;	      /* in server->due */
-	TAILQ_ENTRY(guard_client) due_link;
-	unsigned int telling; /* threads that are at it, without the lock */
-	/* With a socket */
-	bool sending;		/* somebody is, one at a time: in order */
-	bool is_full, was_full; /* it does not read */
-	/* In this process */
-	void (*notify)(void *arg);
-	void *arg;
-};
-
-/* Somebody of whom it cannot be told yet what they do: not asleep, but about to be. */
-struct undecided {
-	STAILQ_ENTRY(undecided) link;
-	struct fan_event event;
-	uint64_t until_ns; /* then it counts as a change */
-	uint64_t looked_ns;
-};
-
-struct listener {
-	struct guard_server *server;
-	pthread_t thread;
-	struct call_files files; /* the thread's */
-};
-
-/* What a listener waits for. */
-enum {
-	WAIT_EVENT,
-	WAIT_TIMER,
-	WAIT_STOP
-};
-
-struct guard_server {
-	struct guard_opts opts; /* constant from here */
-	int fan;		/* -1: keeper has it */
-	struct keeper *keeper;
-	int break_time; /* to here */
-	/* Made anew should the program close them. */
-	atomic_int epoll, timer, stop_event;
-
-	pthread_mutex_t lock; /* all below, but for what is atomic */
-	pthread_cond_t gone;
-	struct book *book;
-	LIST_HEAD(, guard_client) clients;
-	TAILQ_HEAD(, guard_client) due; /* to be told something */
-	STAILQ_HEAD(, undecided) undecided;
-	unsigned int nclients;
-	uint64_t timer_ns; /* what the timer is set to */
-	uint64_t scan_from_ns;
-	uint64_t look_again_ns; /* at those that are undecided */
-	uint64_t read_at_ns;	/* events, though epoll says nothing */
-	uint64_t send_at_ns;	/* to those who did not read */
-	bool stop;
-	bool healed;	     /* a listener may wait at what the program has closed, for ever */
-	atomic_bool any_due; /* changed under the lock */
-	unsigned int nlisteners;
-	struct listener listeners[GUARD_MAX_LISTENERS];
-	atomic_ulong reads; /* events that the book need not know of */
-	atomic_ulong turned_away;
-	atomic_bool blind, full; /* it was said that calls cannot be told, and why */
-};
-
-__attribute__((format(printf, 3, 4))) static void say(struct guard_server *s, enum guard_log level,
-						      const char *fmt, ...)
+void server_say(struct guard_server *s, enum guard_log level, const char *fmt, ...)
 {
 	char line[256];
 	va_list args;
@@ -180,49 +92,6 @@ static void op_answer(void *arg, int event_fd, int err)
 	answer(arg, event_fd, err);
 }
 
-static void set_due(struct guard_client *c)
-{
-	if (c->is_due)
-		return;
-	c->is_due = true;
-	TAILQ_INSERT_TAIL(&c->server->due, c, due_link);
-	c->server->any_due = true;
-}
-
-static void set_not_due(struct guard_client *c)
-{
-	if (!c->is_due)
-		return;
-	c->is_due = false;
-	TAILQ_REMOVE(&c->server->due, c, due_link);
-}
-
-static bool is_answer(const struct guard_msg *msg)
-{
-	return msg->type == GUARD_TAKEN || msg->type == GUARD_STATUS;
-}
-
-/*
- * Sent by tell_clients(), without the lock. It does not become long: at most two for each
- * hold, and some answers.
- */
-static void tell(struct guard_client *c, const struct guard_msg *msg)
-{
-	struct told *t = malloc(sizeof(*t));
-
-	if (t) {
-		t->msg = *msg;
-		STAILQ_INSERT_TAIL(&c->told, t, link);
-		c->answers += is_answer(msg);
-	} else {
-		c->deaf = true;
-		if (c->sock >= 0)
-			shutdown(c->sock, SHUT_RDWR);
-	}
-	if (c->sock >= 0 || msg->type != GUARD_TAKEN) /* somebody in this process waits for that */
-		set_due(c);
-}
-
 static void op_tell(void *arg, void *client, enum guard_type type, uint32_t id,
 		    uint64_t deadline_ns)
 {
@@ -231,9 +100,9 @@ static void op_tell(void *arg, void *client, enum guard_type type, uint32_t id,
 
 	(void)arg;
 	if (type == GUARD_LOST)
-		say(c->server, GUARD_LOG_WARNING, "pid %d did not give a file back in time",
-		    (int)c->peer.pid);
-	tell(c, &msg);
+		server_say(c->server, GUARD_LOG_WARNING, "pid %d did not give a file back in time",
+			   (int)c->peer.pid);
+	client_tell(c, &msg);
 }
 
 static int op_watch(void *arg, int fd, bool watch)
@@ -269,26 +138,6 @@ static uint64_t op_break_time(void *arg)
 	return seconds < 0 ? 0 : (uint64_t)seconds * NSEC;
 }
 
-/*
- * Looking at a task may take as long as that task likes (while it executes another program),
- * so it is done before, without the lock: what this thread has found out.
- */
-static __thread struct {
-	const struct call *calls;
-	const enum call_state *states;
-	unsigned int n;
-} looked;
-
-static enum call_state op_call_state(void *arg, const struct call *call)
-{
-	(void)arg;
-	for (unsigned int i = 0; i < looked.n; i++) {
-		if (looked.calls[i].serial == call->serial)
-			return looked.states[i];
-	}
-	return CALL_RUNS;
-}
-
 static void set_timer(struct guard_server *s)
 {
 	uint64_t at = book_next(s->book);
@@ -310,12 +159,7 @@ static void set_timer(struct guard_server *s)
 	timerfd_settime(s->timer, TFD_TIMER_ABSTIME, &its, NULL);
 }
 
-static void lock(struct guard_server *s)
-{
-	pthread_mutex_lock(&s->lock);
-}
-
-static void unlock(struct guard_server *s)
+void server_unlock(struct guard_server *s)
 {
 	set_timer(s);
 	pthread_mutex_unlock(&s->lock);
@@ -332,99 +176,12 @@ static void warn_if_blind(struct guard_server *s, const struct call *call)
 		return;
 	if (atomic_exchange(full ? &s->full : &s->blind, true))
 		return;
-	say(s, GUARD_LOG_WARNING,
-	    "/proc/%d/syscall cannot be read, so that %s counts as a change: %s: %s",
-	    (int)call->tid, full ? "this access" : "every access", strerror(-call->err),
-	    call->err == -EMFILE ? "raise RLIMIT_NOFILE" :
-	    call->err == -ENFILE ? "raise /proc/sys/fs/file-max" :
-				   "have CAP_SYS_PTRACE");
-}
-
-static void forget_first(struct guard_client *c)
-{
-	struct told *t = STAILQ_FIRST(&c->told);
-
-	STAILQ_REMOVE_HEAD(&c->told, link);
-	c->answers -= is_answer(&t->msg);
-	free(t);
-}
-
-static void send_later(struct guard_client *c)
-{
-	struct guard_server *s = c->server;
-
-	c->is_full = true;
-	if (s->send_at_ns == BOOK_NEVER)
-		s->send_at_ns = fan_now_ns() + SEND_AGAIN_NS;
-	if (c->was_full)
-		return;
-	c->was_full = true;
-	say(s, GUARD_LOG_WARNING, "pid %d does not read what it is told", (int)c->peer.pid);
-}
-
-/* With the lock, which is dropped meanwhile. */
-static void send_told(struct guard_client *c)
-{
-	struct told *t;
-
-	if (c->sending) /* what was added since goes as well */
-		return;
-	c->sending = true;
-	c->is_full = false;
-	while (!c->is_full && (t = STAILQ_FIRST(&c->told))) {
-		int err = -ECONNRESET;
-
-		if (!c->deaf) {
-			unlock(c->server);
-			err = sock_send(c->sock, &t->msg, -1);
-			lock(c->server);
-		}
-		if (err == -EAGAIN)
-			send_later(c);
-		else
-			forget_first(c); /* sent, or it is gone, as its thread will find out */
-	}
-	c->sending = false;
-}
-
-static void notify_client(struct guard_client *c)
-{
-	unlock(c->server);
-	c->notify(c->arg);
-	lock(c->server);
-}
-
-/* No lock is held. In this process this may take long. */
-static void tell_clients(struct guard_server *s)
-{
-	struct guard_client *c;
-
-	if (!atomic_load_explicit(&s->any_due, memory_order_relaxed))
-		return;
-	lock(s);
-	while ((c = TAILQ_FIRST(&s->due))) {
-		set_not_due(c);
-		c->telling++;
-		if (c->sock < 0)
-			notify_client(c);
-		else
-			send_told(c);
-		c->telling--;
-		pthread_cond_broadcast(&s->gone);
-	}
-	s->any_due = false;
-	unlock(s);
-}
-
-static void send_again(struct guard_server *s)
-{
-	struct guard_client *c;
-
-	s->send_at_ns = BOOK_NEVER;
-	LIST_FOREACH(c, &s->clients, link) {
-		if (c->is_full)
-			set_due(c);
-	}
+	server_say(s, GUARD_LOG_WARNING,
+		   "/proc/%d/syscall cannot be read, so that %s counts as a change: %s: %s",
+		   (int)call->tid, full ? "this access" : "every access", strerror(-call->err),
+		   call->err == -EMFILE ? "raise RLIMIT_NOFILE" :
+		   call->err == -ENFILE ? "raise /proc/sys/fs/file-max" :
+					  "have CAP_SYS_PTRACE");
 }
 
 /* False: not now, for a holder has said something that was not heard yet. */
@@ -441,9 +198,9 @@ static bool tell_book(struct guard_server *s, const struct call *call, enum call
 	if (kind == CALL_REMAP)
 		kind = call_direction(call, &file);
 	warn_if_blind(s, call);
-	lock(s);
+	server_lock(s);
 	done = book_call(s->book, &file, kind, call, fan_now_ns(), last);
-	unlock(s);
+	server_unlock(s);
 	return done;
 }
 
@@ -466,11 +223,11 @@ static bool handle_event(struct guard_server *s, struct call_files *files,
 static void put_off(struct guard_server *s, struct undecided *u)
 {
 	u->looked_ns = fan_now_ns();
-	lock(s);
+	server_lock(s);
 	if (STAILQ_EMPTY(&s->undecided))
 		s->look_again_ns = u->looked_ns + LOOK_AGAIN_NS;
 	STAILQ_INSERT_TAIL(&s->undecided, u, link);
-	unlock(s);
+	server_unlock(s);
 }
 
 static void handle_new_event(struct guard_server *s, struct call_files *files,
@@ -479,9 +236,9 @@ static void handle_new_event(struct guard_server *s, struct call_files *files,
 	struct undecided *u;
 
 	if (event->fd < 0) {
-		say(s, GUARD_LOG_ERR, "tid %d was refused, its file cannot be told: %s%s",
-		    (int)event->tid, strerror(-event->fd),
-		    event->fd == -EMFILE ? ": raise RLIMIT_NOFILE" : "");
+		server_say(s, GUARD_LOG_ERR, "tid %d was refused, its file cannot be told: %s%s",
+			   (int)event->tid, strerror(-event->fd),
+			   event->fd == -EMFILE ? ": raise RLIMIT_NOFILE" : "");
 		return;
 	}
 	if (handle_event(s, files, event, false))
@@ -508,11 +265,11 @@ static int read_events(struct guard_server *s, struct fan_event *ret_events, boo
 /* There are more, but they could not be read: epoll tells of each only once. */
 static void read_later(struct guard_server *s, int err)
 {
-	say(s, GUARD_LOG_ERR, "events cannot be read: %s%s", strerror(-err),
-	    err == -EMFILE ? ": raise RLIMIT_NOFILE" : "");
-	lock(s);
+	server_say(s, GUARD_LOG_ERR, "events cannot be read: %s%s", strerror(-err),
+		   err == -EMFILE ? ": raise RLIMIT_NOFILE" : "");
+	server_lock(s);
 	s->read_at_ns = fan_now_ns() + READ_AGAIN_NS;
-	unlock(s);
+	server_unlock(s);
 }
 
 /*
@@ -521,9 +278,9 @@ static void read_later(struct guard_server *s, int err)
  */
 static void pass_on_events(struct guard_server *s)
 {
-	lock(s);
+	server_lock(s);
 	s->read_at_ns = AT_ONCE;
-	unlock(s);
+	server_unlock(s);
 }
 
 /* Until there are none: what comes after that wakes another listener. */
@@ -540,10 +297,10 @@ static void handle_events(struct guard_server *s, struct call_files *files)
 		if (!s->any_due || ++batches < MAX_BATCHES)
 			continue;
 		pass_on_events(s);
-		tell_clients(s);
+		clients_tell(s);
 		batches = 0;
 	}
-	tell_clients(s);
+	clients_tell(s);
 	if (n < 0 && n != -EAGAIN)
 		read_later(s, n);
 }
@@ -552,11 +309,11 @@ static struct undecided *next_undecided(struct guard_server *s)
 {
 	struct undecided *u;
 
-	lock(s);
+	server_lock(s);
 	u = STAILQ_FIRST(&s->undecided);
 	if (u)
 		STAILQ_REMOVE_HEAD(&s->undecided, link);
-	unlock(s);
+	server_unlock(s);
 	return u;
 }
 
@@ -585,21 +342,21 @@ static void handle_timer(struct guard_server *s, struct call_files *files)
 
 	if (read(s->timer, &count, sizeof(count)) < 0)
 		return; /* another listener was faster */
-	lock(s);
+	server_lock(s);
 	s->timer_ns = BOOK_NEVER;
 	again = s->read_at_ns <= fan_now_ns();
 	if (again)
 		s->read_at_ns = BOOK_NEVER;
 	if (s->send_at_ns <= fan_now_ns())
-		send_again(s);
+		clients_send_again(s);
 	/* What is put off from now on is looked at the next time. */
 	s->look_again_ns = fan_now_ns() + LOOK_AGAIN_NS;
 	book_expire(s->book, fan_now_ns());
-	unlock(s);
+	server_unlock(s);
 	look_again(s, files);
 	if (again)
 		handle_events(s, files);
-	tell_clients(s); /* last, for it may take long */
+	clients_tell(s); /* last, for it may take long */
 }
 
 static int open_waiting(struct guard_server *s);
@@ -615,10 +372,10 @@ static void give_up(struct guard_server *s)
 	keeper_end(s->keeper);
 	LIST_FOREACH(c, &s->clients, link) {
 		c->deaf = true;
-		set_due(c);
+		client_set_due(c);
 	}
-	say(s, GUARD_LOG_ERR,
-	    "the program closed the guard's descriptors: files are not guarded any more");
+	server_say(s, GUARD_LOG_ERR,
+		   "the program closed the guard's descriptors: files are not guarded any more");
 }
 
 /* The program has closed what it does not know. False: that's the end. */
@@ -626,7 +383,7 @@ static bool heal(struct guard_server *s, int epoll)
 {
 	bool ok = true; /* if another listener was faster */
 
-	lock(s);
+	server_lock(s);
 	if (s->epoll == epoll) {
 		s->timer_ns = BOOK_NEVER;
 		ok = s->keeper && !open_waiting(s);
@@ -634,8 +391,8 @@ static bool heal(struct guard_server *s, int epoll)
 		if (!ok && s->keeper)
 			give_up(s);
 	}
-	unlock(s);
-	tell_clients(s);
+	server_unlock(s);
+	clients_tell(s);
 	return ok;
 }
 
@@ -669,468 +426,6 @@ static void *listen_main(void *arg)
 	while (listen_once(l->server, &l->files))
 		;
 	return NULL;
-}
-
-/* ------------------------------------------------------------------------- */
-/* Clients */
-
-/* Under the lock; a limit of 0 is none. */
-static bool over(unsigned int limit, unsigned int is)
-{
-	return limit && is >= limit;
-}
-
-static unsigned int clients_of(const struct guard_server *s, uid_t uid)
-{
-	const struct guard_client *c;
-	unsigned int n = 0;
-
-	LIST_FOREACH(c, &s->clients, link)
-		n += c->peer.uid == uid;
-	return n;
-}
-
-static unsigned int holds_of(const struct guard_server *s, uid_t uid)
-{
-	const struct guard_client *c;
-	unsigned int n = 0;
-
-	LIST_FOREACH(c, &s->clients, link)
-		n += c->peer.uid == uid ? c->book.holds : 0;
-	return n;
-}
-
-static unsigned int all_holds(const struct guard_server *s)
-{
-	const struct guard_client *c;
-	unsigned int n = 0;
-
-	LIST_FOREACH(c, &s->clients, link)
-		n += c->book.holds;
-	return n;
-}
-
-static int check_hold_limits(const struct guard_client *c)
-{
-	const struct guard_server *s = c->server;
-	bool of_user = !c->peer.privileged && s->opts.max_holds_of_user;
-
-	if (of_user && over(s->opts.max_holds_of_user, holds_of(s, c->peer.uid)))
-		return -EUSERS;
-	return s->opts.max_holds && over(s->opts.max_holds, all_holds(s)) ? -ENFILE : 0;
-}
-
-static const char *why_not_taken(int err)
-{
-	switch (err) {
-	case -EINVAL:
-		return "no regular file";
-	case -EACCES:
-		return "only the owner of the file may guard it: run as the owner or as root";
-	case -EBADF:
-		return "exclusive, but open read-only: open it O_RDWR";
-	case -EEXIST:
-		return "this id is held already";
-	case -EAGAIN:
-		return "somebody waits to change the file";
-	case -EINPROGRESS:
-		return "somebody is changing the file";
-	case -EOPNOTSUPP:
-		return "the filesystem has no pre-content events: ext4, XFS and btrfs have, from "
-		       "Linux 6.14";
-	case -EUSERS:
-		return "the limit for files of one user is reached";
-	case -ENFILE:
-		return "the limit for files is reached";
-	default:
-		return strerror(-err);
-	}
-}
-
-/* May take long: without the lock. */
-static int look_at_file(int fd, struct guard_msg *msg, struct book_want *want)
-{
-	int mode = fan_access_mode(fd);
-	int err = mode < 0 ? mode : fan_file_info(fd, &want->file);
-
-	if (err)
-		return err == -EBADF ? -EINVAL : err; /* O_PATH */
-	if (fan_is_remote(fd))
-		return -EOPNOTSUPP;
-	want->id = msg->id;
-	want->exclusive = msg->flags & GUARD_EXCLUSIVE;
-	want->writable = mode != O_RDONLY;
-	want->fd = fd;
-	return 0;
-}
-
-/* Asked once the watch is on, for until then it may change unseen. */
-static void look_at_blocks(struct guard_server *s, const struct book_want *want)
-{
-	enum fan_moves moves;
-	bool known;
-
-	lock(s);
-	known = book_knows_moves(s->book, &want->file);
-	unlock(s);
-	if (known)
-		return;
-	moves = fan_writes_move(want->fd);
-	lock(s);
-	book_set_moves(s->book, &want->file, moves);
-	unlock(s);
-}
-
-static void look_for_openers(struct guard_client *c, const struct book_want *want,
-			     struct guard_msg *msg)
-{
-	struct guard_server *s = c->server;
-	uint64_t begin = fan_now_ns();
-	bool due;
-	pid_t pid = 0;
-
-	msg->openers = GUARD_UNKNOWN;
-	lock(s);
-	due = begin >= s->scan_from_ns;
-	if (due)
-		s->scan_from_ns = BOOK_NEVER; /* one at a time */
-	unlock(s);
-	if (!due)
-		return;
-	msg->openers = fan_openers(&want->file, c->peer.pid, &pid);
-	msg->opener = pid;
-	lock(s);
-	s->scan_from_ns = fan_now_ns() + (fan_now_ns() - begin) * (SCAN_SHARE - 1);
-	unlock(s);
-}
-
-static int take_from_book(struct guard_client *c, const struct book_want *want, bool *ret_new)
-{
-	struct guard_server *s = c->server;
-	int err;
-
-	lock(s);
-	/* One that is known counts already. */
-	err = book_knows(&c->book, want->id) ? 0 : check_hold_limits(c);
-	if (!err)
-		err = book_take(s->book, &c->book, want, fan_now_ns(), ret_new);
-	unlock(s);
-	return err;
-}
-
-static int try_to_take(struct guard_client *c, const struct book_want *want, bool *ret_new)
-{
-	struct guard_server *s = c->server;
-	struct call calls[BOOK_THROUGH];
-	enum call_state states[BOOK_THROUGH];
-	unsigned int n;
-	int err;
-
-	lock(s);
-	n = book_through(s->book, &want->file, calls);
-	unlock(s);
-	for (unsigned int i = 0; i < n; i++)
-		states[i] = call_state(&calls[i]);
-	looked.calls = calls;
-	looked.states = states;
-	looked.n = n;
-	err = take_from_book(c, want, ret_new);
-	looked.n = 0;
-	return err;
-}
-
-static int take(struct guard_client *c, struct guard_msg *msg, int fd)
-{
-	struct guard_server *s = c->server;
-	struct book_want want = { .fd = -1 };
-	bool is_new = false;
-	int err = fd < 0 ? -EPROTO : look_at_file(fd, msg, &want);
-
-	if (!err)
-		err = try_to_take(c, &want, &is_new);
-	msg->openers = 0;
-	msg->opener = 0;
-	if (!err)
-		look_at_blocks(s, &want);
-	if (!err && is_new)
-		look_for_openers(c, &want, msg);
-	return err;
-}
-
-/* By the client's thread. */
-static void tell_own(struct guard_client *c, const struct guard_msg *msg)
-{
-	lock(c->server);
-	tell(c, msg);
-	if (c->sock >= 0)
-		send_told(c);
-	unlock(c->server);
-}
-
-static void answer_take(struct guard_client *c, struct guard_msg *msg, int fd)
-{
-	struct guard_server *s = c->server;
-	int err = take(c, msg, fd);
-
-	if (err && fd >= 0)
-		close(fd);
-	if (err && err != -EAGAIN && err != -EINPROGRESS) {
-		atomic_fetch_add(&s->turned_away, 1);
-		say(s, GUARD_LOG_INFO, "pid %d, uid %u: no guard: %s", (int)c->peer.pid,
-		    (unsigned int)c->peer.uid, why_not_taken(err));
-	}
-	msg->type = GUARD_TAKEN;
-	msg->error = err;
-	msg->time_ns = fan_now_ns();
-	memset(msg->text, 0, sizeof(msg->text));
-	if (err)
-		snprintf(msg->text, sizeof(msg->text), "%s", why_not_taken(err));
-	tell_own(c, msg);
-}
-
-static void answer_status(struct guard_client *c, struct guard_msg *msg)
-{
-	struct guard_counters counters;
-
-	guard_server_count(c->server, &counters);
-	*msg = (struct guard_msg){ .type = GUARD_STATUS };
-	memcpy(msg->text, &counters, sizeof(counters));
-	tell_own(c, msg);
-}
-
-static void give_back(struct guard_client *c, const struct guard_msg *msg)
-{
-	struct guard_server *s = c->server;
-
-	lock(s);
-	book_give_back(s->book, &c->book, msg->id, msg->flags & GUARD_KEEP, fan_now_ns());
-	unlock(s);
-}
-
-static int handle_message(struct guard_client *c, struct guard_msg *msg, int fd)
-{
-	if (msg->type != GUARD_TAKE && fd >= 0) {
-		close(fd);
-		return -EPROTO;
-	}
-	switch (msg->type) {
-	case GUARD_TAKE:
-		answer_take(c, msg, fd);
-		return 0;
-	case GUARD_GIVE_BACK:
-		give_back(c, msg);
-		return 0;
-	case GUARD_STATUS:
-		answer_status(c, msg);
-		return 0;
-	default:
-		return -EPROTO;
-	}
-}
-
-/* The socket may live on in a child of the client that knows nothing of it. */
-static int wait_for(const struct guard_client *c, short events)
-{
-	struct pollfd fds[] = {
-		{ .fd = c->sock, .events = events },
-		{ .fd = c->peer.pidfd, .events = POLLIN },
-	};
-
-	while (poll(fds, 2, -1) < 0) {
-		if (errno != EINTR)
-			return -errno;
-	}
-	return fds[0].revents ? 0 : -ECONNRESET;
-}
-
-/* Until it says something. Who does not read is heard, but asks nothing more. */
-static int wait_for_client(struct guard_client *c)
-{
-	struct guard_server *s = c->server;
-	bool enough;
-	int err;
-
-	do {
-		lock(s);
-		if (c->is_full)
-			send_told(c);
-		enough = c->answers >= MAX_ANSWERS;
-		c->hearing = false;
-		unlock(s);
-		err = wait_for(c, enough ? POLLOUT : POLLIN);
-	} while (enough && !err);
-	lock(s);
-	c->hearing = true;
-	unlock(s);
-	return err;
-}
-
-static void talk(struct guard_client *c)
-{
-	struct guard_msg msg;
-	int fd, err;
-
-	do {
-		err = wait_for_client(c);
-		if (!err)
-			err = sock_receive(c->sock, false, &msg, &fd);
-		if (!err)
-			err = handle_message(c, &msg, fd);
-		else if (err == -EAGAIN)
-			err = 0;
-	} while (!err);
-	if (err == -EPROTONOSUPPORT) {
-		msg = (struct guard_msg){ .type = GUARD_TAKEN, .error = err };
-		snprintf(msg.text, sizeof(msg.text), "the guard speaks version %d", GUARD_VERSION);
-		tell_own(c, &msg);
-	}
-	if (err != -ECONNRESET)
-		say(c->server, GUARD_LOG_WARNING, "pid %d, uid %u: let go: %s", (int)c->peer.pid,
-		    (unsigned int)c->peer.uid, strerror(-err));
-}
-
-static void init_client(struct guard_client *c)
-{
-	c->book.arg = c;
-	LIST_INIT(&c->book.list);
-	STAILQ_INIT(&c->told);
-}
-
-/* Somebody with many users of his own must not lock out the privileged. */
-static unsigned int reserve(const struct guard_server *s, const struct guard_client *c)
-{
-	return c->peer.privileged ? 0 : s->opts.max_clients / 8;
-}
-
-static int enter(struct guard_client *c)
-{
-	struct guard_server *s = c->server;
-	int err = 0;
-
-	lock(s);
-	if (s->stop)
-		err = -ESHUTDOWN;
-	else if (over(s->opts.max_clients - reserve(s, c), s->nclients))
-		err = -ENFILE;
-	else if (!c->peer.privileged &&
-		 over(s->opts.max_clients_of_user, clients_of(s, c->peer.uid)))
-		err = -EUSERS;
-	if (!err) {
-		LIST_INSERT_HEAD(&s->clients, c, link);
-		s->nclients++;
-	}
-	unlock(s);
-	return err;
-}
-
-static void leave(struct guard_client *c)
-{
-	struct guard_server *s = c->server;
-
-	lock(s);
-	book_client_gone(s->book, &c->book, fan_now_ns());
-	set_not_due(c);
-	while (c->telling) {
-		pthread_cond_wait(&s->gone, &s->lock);
-		set_not_due(c);
-	}
-	while (!STAILQ_EMPTY(&c->told))
-		forget_first(c);
-	LIST_REMOVE(c, link);
-	s->nclients--;
-	pthread_cond_broadcast(&s->gone);
-	unlock(s);
-}
-
-static const char *why_turned_away(int err)
-{
-	switch (err) {
-	case -ESHUTDOWN:
-		return "the guard is ending";
-	case -EUSERS:
-		return "too many clients of this user";
-	default:
-		return "too many clients";
-	}
-}
-
-int guard_server_serve(struct guard_server *s, int sock, const struct guard_peer *peer)
-{
-	struct guard_client c = {
-		.server = s,
-		.peer = *peer,
-		.sock = sock,
-		.book = { .uid = peer->uid, .privileged = peer->privileged },
-	};
-	int err;
-
-	init_client(&c);
-	err = enter(&c);
-	if (err) {
-		atomic_fetch_add(&s->turned_away, 1);
-		say(s, GUARD_LOG_WARNING, "pid %d, uid %u: turned away: %s", (int)peer->pid,
-		    (unsigned int)peer->uid, why_turned_away(err));
-	} else {
-		talk(&c);
-		leave(&c);
-	}
-	if (peer->pidfd >= 0)
-		close(peer->pidfd);
-	close(sock);
-	return err;
-}
-
-/* ------------------------------------------------------------------------- */
-/* Clients in this process */
-
-struct guard_client *guard_client_new(struct guard_server *s, void (*notify)(void *arg), void *arg)
-{
-	struct guard_client *c = calloc(1, sizeof(*c));
-
-	if (!c)
-		return NULL;
-	c->server = s;
-	c->peer = (struct guard_peer){ .pid = getpid(), .privileged = true, .pidfd = -1 };
-	c->book.privileged = true;
-	c->sock = -1;
-	c->notify = notify;
-	c->arg = arg;
-	init_client(c);
-	if (!enter(c))
-		return c;
-	free(c);
-	return NULL;
-}
-
-void guard_client_free(struct guard_client *c)
-{
-	leave(c);
-	free(c);
-}
-
-int guard_client_send(struct guard_client *c, struct guard_msg *msg, int fd)
-{
-	int own = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
-
-	if (fd >= 0 && own < 0)
-		return -errno;
-	return handle_message(c, msg, own);
-}
-
-unsigned int guard_client_receive(struct guard_client *c, struct guard_msg *ret_msgs,
-				  unsigned int max, int *ret_err)
-{
-	struct guard_server *s = c->server;
-	unsigned int n = 0;
-
-	lock(s);
-	while (n < max && !STAILQ_EMPTY(&c->told)) {
-		ret_msgs[n++] = STAILQ_FIRST(&c->told)->msg;
-		forget_first(c);
-	}
-	*ret_err = n == max ? 0 : c->deaf ? -ECONNRESET : -EAGAIN;
-	unlock(s);
-	return n;
 }
 
 /* ------------------------------------------------------------------------- */
@@ -1229,7 +524,7 @@ int guard_server_new(const struct guard_opts *opts, struct guard_server **ret_se
 					       .close = op_close,
 					       .break_time = op_break_time,
 					       .has_more = op_has_more,
-					       .call_state = op_call_state,
+					       .call_state = client_call_state,
 					       .arg = s });
 	if (s->book)
 		err = open_all(s);
@@ -1248,7 +543,7 @@ void guard_server_stop(struct guard_server *s)
 {
 	struct guard_client *c;
 
-	lock(s);
+	server_lock(s);
 	s->stop = true;
 	LIST_FOREACH(c, &s->clients, link) {
 		if (c->sock >= 0)
@@ -1256,7 +551,7 @@ void guard_server_stop(struct guard_server *s)
 	}
 	while (s->nclients)
 		pthread_cond_wait(&s->gone, &s->lock);
-	unlock(s);
+	server_unlock(s);
 }
 
 static void close_if(int fd)
@@ -1349,11 +644,11 @@ void guard_server_count(struct guard_server *s, struct guard_counters *ret_count
 {
 	unsigned long reads = atomic_load(&s->reads);
 
-	lock(s);
+	server_lock(s);
 	book_count(s->book, ret_counters);
 	ret_counters->clients = s->nclients;
 	ret_counters->turned_away = atomic_load(&s->turned_away);
 	ret_counters->events += reads;
 	ret_counters->harmless += reads;
-	unlock(s);
+	server_unlock(s);
 }
