@@ -19,16 +19,16 @@
 #define FILE_ARGS(l) (l)->fd, (uintmax_t)(l)->ino
 
 static __thread unsigned int callback_depth;
-static __thread const struct daxlease_mr *fencing; /* in its fence callback */
+static __thread bool fencing;
 
 bool brk_in_callback(void)
 {
 	return callback_depth > 0;
 }
 
-bool brk_is_fencing(const struct daxlease_mr *mr)
+bool brk_in_fence(void)
 {
-	return fencing == mr;
+	return fencing;
 }
 
 /* ------------------------------------------------------------------------- */
@@ -274,9 +274,9 @@ static void fence(struct daxlease_mr *mr)
 {
 	if (mr->opts.fence) {
 		callback_depth++;
-		fencing = mr;
+		fencing = true;
 		mr->opts.fence(mr, mr->opts.userdata);
-		fencing = NULL;
+		fencing = false;
 		callback_depth--;
 	}
 	pin_fence(mr);

@@ -69,7 +69,7 @@ size_t brk_room(const struct daxlease_mr *mr, uint64_t size);
 /* A callback runs in this thread, of whatever context. */
 bool brk_in_callback(void);
 
-/* The region's fence callback runs in this thread. */
-bool brk_is_fencing(const struct daxlease_mr *mr);
+/* It is a fence callback, whose region is marked in_verbs. */
+bool brk_in_fence(void);
 
 #endif

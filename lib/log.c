@@ -5,6 +5,8 @@
 #include "log.h"
 #include "sys.h"
 
+static __thread unsigned int held;
+
 void log_init(struct log *log)
 {
 	pthread_mutex_init(&log->lock, NULL);
@@ -84,11 +86,21 @@ void log_add(struct log *log, enum daxlease_log_level level, const char *fmt, ..
 	va_end(ap);
 }
 
+void log_hold(void)
+{
+	held++;
+}
+
+void log_release(void)
+{
+	held--;
+}
+
 void log_flush(struct log *log)
 {
 	struct log_line *line;
 
-	if (!log_pending(log))
+	if (held || !log_pending(log))
 		return;
 	pthread_mutex_lock(&log->lock);
 	if (log->flushing)

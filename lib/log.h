@@ -46,6 +46,13 @@ static inline bool log_pending(const struct log *log)
 	return atomic_load_explicit(&log->pending, memory_order_relaxed);
 }
 
+/*
+ * For who calls in here with a lock of his own: until it is released, log_flush() does
+ * nothing in this thread. It nests.
+ */
+void log_hold(void);
+void log_release(void);
+
 /* No lock held. If another thread is at it, that one hands these out as well. */
 void log_flush(struct log *log);
 

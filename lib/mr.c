@@ -414,7 +414,7 @@ static int change_qps(struct daxlease_mr *mr, struct ibv_qp *qp,
 		return err;
 	if (!qp)
 		return -EINVAL;
-	if (brk_is_fencing(mr))
+	if (brk_in_fence())
 		return -EDEADLK;
 	ctx_lock(mr->ctx);
 	while (mr->in_verbs)

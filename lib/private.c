@@ -16,6 +16,21 @@ void daxlease_private_log(struct daxlease_ctx *ctx, enum daxlease_log_level leve
 	va_end(ap);
 }
 
+void daxlease_private_log_hold(void)
+{
+	log_hold();
+}
+
+void daxlease_private_log_release(void)
+{
+	log_release();
+}
+
+int daxlease_private_check(const struct daxlease_ctx *ctx, bool waits)
+{
+	return waits ? ctx_check_not_in_callback(ctx) : ctx_check(ctx);
+}
+
 void daxlease_private_log_flush(struct daxlease_ctx *ctx)
 {
 	if (!ctx_check(ctx))

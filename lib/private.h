@@ -16,6 +16,15 @@ DAXLEASE_API void daxlease_private_log(struct daxlease_ctx *ctx, enum daxlease_l
 				       const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* No lock may be held. */
 DAXLEASE_API void daxlease_private_log_flush(struct daxlease_ctx *ctx);
+/*
+ * Whatever is called in between, in this thread, hands out no log lines: their function may
+ * block, or take locks of the program's.
+ */
+DAXLEASE_API void daxlease_private_log_hold(void);
+DAXLEASE_API void daxlease_private_log_release(void);
+
+/* The start of a public call: -EINVAL, -ECHILD; -EDEADLK in a callback, if it waits. */
+DAXLEASE_API int daxlease_private_check(const struct daxlease_ctx *ctx, bool waits);
 
 /* daxlease_reg_mr(), and daxlease_mr_add_qp() before anything can happen to the region. */
 DAXLEASE_API int daxlease_private_reg_mr(struct daxlease_ctx *ctx, struct ibv_pd *pd,

@@ -15,7 +15,7 @@
 int conn_open(struct daxlease_peer *peer)
 {
 	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	const size_t size = DAXLEASE_PEER_SEND_WR * WIRE_SIZE;
+	const size_t size = SLOTS * WIRE_SIZE;
 	int err;
 
 	TAILQ_INIT(&peer->outgoing);
@@ -60,7 +60,7 @@ void conn_break(struct daxlease_peer *peer, const char *why)
 
 static struct slot *free_slot(struct daxlease_peer *peer)
 {
-	for (unsigned int i = 0; i < DAXLEASE_PEER_SEND_WR; i++) {
+	for (unsigned int i = 0; i < SLOTS; i++) {
 		if (!peer->slots[i].busy)
 			return &peer->slots[i];
 	}
@@ -89,12 +89,17 @@ static int post(struct daxlease_peer *peer, struct slot *slot, struct outgoing *
 	return err;
 }
 
+/*
+ * Stuck is set before the attempt: who takes the completion that makes room, after an attempt
+ * in vain, has to see it, for there may be no other.
+ */
 static void send_waiting(struct daxlease_peer *peer)
 {
 	struct outgoing *out;
 	struct slot *slot;
 	int err = 0;
 
+	atomic_store(&peer->stuck, true);
 	while (!peer->broken && (out = TAILQ_FIRST(&peer->outgoing))) {
 		slot = free_slot(peer);
 		err = slot ? post(peer, slot, out) : -ENOMEM;
@@ -105,8 +110,8 @@ static void send_waiting(struct daxlease_peer *peer)
 	}
 	if (err && err != -ENOMEM && err != -EAGAIN)
 		conn_break(peer, "a message cannot be posted: to the error state");
-	atomic_store_explicit(&peer->stuck, !peer->broken && !TAILQ_EMPTY(&peer->outgoing),
-			      memory_order_relaxed);
+	if (peer->broken || TAILQ_EMPTY(&peer->outgoing))
+		atomic_store(&peer->stuck, false);
 }
 
 void conn_send(struct daxlease_peer *peer, struct outgoing *out)
@@ -134,7 +139,8 @@ void conn_retry(struct daxlease_peer *peer)
 
 bool conn_owns(const struct daxlease_peer *peer, const struct ibv_wc *wc)
 {
-	return wc->wr_id - (uintptr_t)peer->slots < sizeof(peer->slots);
+	return wc->wr_id - (uintptr_t)peer->slots < sizeof(peer->slots) &&
+	       wc->qp_num == peer->qp->qp_num;
 }
 
 void conn_completed(struct daxlease_peer *peer, const struct ibv_wc *wc)

@@ -5,10 +5,12 @@
 
 #define WINDOWS (IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B)
 
-/* Some providers return -1 and errno instead of a positive one, or say nothing. */
+/* Providers return a positive errno, or -1 and errno, or a negative errno, or say nothing. */
 static int negative(int ret)
 {
-	return ret < 0 ? errno ? -errno : -EIO : -ret;
+	if (ret >= 0)
+		return -ret;
+	return errno ? -errno : ret < -1 ? ret : -EIO;
 }
 
 /*
@@ -52,11 +54,16 @@ int edge_post_send(struct ibv_qp *qp, const struct edge_send *send, bool *ret_bo
 	return err;
 }
 
-bool edge_has_windows(struct ibv_context *device)
+/* Not all that announce them have them. */
+bool edge_has_windows(struct ibv_pd *pd)
 {
 	struct ibv_device_attr attr;
+	struct ibv_mw *mw;
 
-	return !ibv_query_device(device, &attr) && attr.device_cap_flags & WINDOWS;
+	if (ibv_query_device(pd->context, &attr) || !(attr.device_cap_flags & WINDOWS))
+		return false;
+	mw = ibv_alloc_mw(pd, IBV_MW_TYPE_2);
+	return mw && !ibv_dealloc_mw(mw);
 }
 
 int edge_alloc_window(struct ibv_pd *pd, struct ibv_mw **ret_mw, uint32_t *ret_rkey)

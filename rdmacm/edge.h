@@ -38,7 +38,7 @@ struct edge_send {
 int edge_post_send(struct ibv_qp *qp, const struct edge_send *send, bool *ret_bound);
 
 /* Memory windows of type 2, which a queue pair binds for itself. */
-bool edge_has_windows(struct ibv_context *device);
+bool edge_has_windows(struct ibv_pd *pd);
 int edge_alloc_window(struct ibv_pd *pd, struct ibv_mw **ret_mw, uint32_t *ret_rkey);
 /* Returns when nobody can use it any more. */
 int edge_free_window(struct ibv_mw *mw);

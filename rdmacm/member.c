@@ -82,15 +82,22 @@ static void break_peer(struct daxlease_peer *peer, const char *why)
 	member_peer_broken(peer);
 }
 
+/*
+ * -EAGAIN: the region is gone again; it will be back. If it is there it stays until the lock
+ * is dropped, since both ways out of being registered come by here.
+ */
 static int prepare_window(struct member *m, const struct daxlease_mr_info *info)
 {
 	struct edge_bind *bind = &m->out.bind;
-	int err = edge_alloc_window(m->offer->pd, &m->mw, &bind->rkey);
+	int err;
 
+	bind->mr = daxlease_mr_get_ibv_mr(m->offer->mr);
+	if (!bind->mr)
+		return -EAGAIN;
+	err = edge_alloc_window(m->offer->pd, &m->mw, &bind->rkey);
 	if (err)
 		return err;
 	bind->mw = m->mw;
-	bind->mr = daxlease_mr_get_ibv_mr(m->offer->mr);
 	bind->addr = (uintptr_t)info->addr;
 	bind->length = info->registered;
 	bind->access = m->access;
@@ -105,7 +112,7 @@ int member_grant(struct member *m, const struct daxlease_mr_info *info)
 	int err = offer->windows ? prepare_window(m, info) : 0;
 
 	if (err)
-		return err;
+		return err == -EAGAIN ? 0 : err;
 	m->generation = ++m->peer->last_granted;
 	m->out.msg = (struct wire_msg){
 		.type = WIRE_GRANT,
@@ -157,6 +164,8 @@ static bool take_back_unsent(struct member *m)
 	m->offer->stats.grants--;
 	free_window(m);
 	set_state(m, MEMBER_IDLE);
+	if (m->peer->broken)
+		member_peer_broken(m->peer);
 	return true;
 }
 
@@ -200,10 +209,14 @@ void member_end_access(struct member *m)
 	}
 	set_late(m, DAXLEASE_LATE_REVOKED);
 	set_state(m, MEMBER_OVERDUE);
-	if (!asked) {
-		m->offer->stats.revokes++;
-		say(m, WIRE_REVOKE, 0);
-	}
+	if (m->out.queued)
+		m->out.msg.budget_ms = 0;
+	if (asked)
+		return;
+	m->offer->stats.revokes++;
+	say(m, WIRE_REVOKE, 0);
+	if (m->peer->broken)
+		member_peer_broken(m->peer);
 }
 
 /* The region, if it can be granted to somebody now. */
@@ -230,6 +243,8 @@ int member_answered(struct daxlease_peer *peer, const struct wire_msg *msg)
 	struct daxlease_mr_info info;
 
 	if (!m) /* it was withdrawn meanwhile */
+		return 0;
+	if (msg->generation <= m->floor) /* likewise, and offered again */
 		return 0;
 	if (msg->generation != m->generation)
 		return -EPROTO;

@@ -22,6 +22,7 @@ static void grant_all(struct daxlease_offer *offer)
 
 	big_lock();
 	offer->open = !offer->draining;
+	offer->fenced = false;
 	if (member_can_grant(offer, &info)) {
 		TAILQ_FOREACH(m, &offer->members, offer_link) {
 			if (m->state == MEMBER_IDLE)
@@ -63,6 +64,7 @@ static int on_drain(struct daxlease_mr *mr, const struct daxlease_break *brk, vo
 	offer->draining = true;
 	offer->asking = true;
 	offer->own_drained = false;
+	offer->fenced = false;
 	ret = drain_own(offer, brk);
 	if (ret == 0)
 		offer->own_drained = true;
@@ -84,9 +86,10 @@ static void on_fence(struct daxlease_mr *mr, void *userdata)
 
 	big_lock();
 	offer->open = false;
+	offer->fenced = true;
 	TAILQ_FOREACH(m, &offer->members, offer_link)
 		member_end_access(m);
-	big_unlock(offer->ctx);
+	big_unlock(NULL); /* this thread keeps the deadline: no log lines */
 	if (offer->mr_opts.fence) {
 		callback_enter();
 		offer->mr_opts.fence(mr, offer->mr_opts.userdata);
@@ -128,6 +131,7 @@ static void on_release(struct daxlease_mr *mr, int result, void *userdata)
 	struct daxlease_offer *offer = userdata;
 
 	big_lock();
+	offer->open = false; /* if it was regained and gone again before we were told */
 	offer->draining = false;
 	tell_late(offer);
 	big_unlock(offer->ctx);
@@ -148,7 +152,7 @@ static void on_regain(struct daxlease_mr *mr, const struct daxlease_regain *rega
 		offer->mr_opts.regain(mr, regain, offer->mr_opts.userdata);
 		callback_leave();
 	}
-	if (!regain->error)
+	if (regain->ibv_mr)
 		grant_all(offer);
 }
 
@@ -222,8 +226,8 @@ static int make_offer(struct daxlease_offer *offer, int fd, void *addr, size_t l
 
 	if (err)
 		return err;
-	offer->windows = !(offer->opts.flags & DAXLEASE_OFFER_NO_WINDOWS) &&
-			 edge_has_windows(offer->pd->context);
+	offer->windows =
+		!(offer->opts.flags & DAXLEASE_OFFER_NO_WINDOWS) && edge_has_windows(offer->pd);
 	offer->stats.windows = offer->windows;
 	err = register_region(offer, fd, addr, length);
 	if (!err)
@@ -235,10 +239,12 @@ int daxlease_offer_new(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void
 		       size_t length, int access, const struct daxlease_offer_opts *opts,
 		       struct daxlease_offer **ret_offer)
 {
-	struct daxlease_offer *offer;
-	int err;
+	struct daxlease_offer *offer, *before;
+	int err = daxlease_private_check(ctx, false);
 
-	if (!ctx || !pd || !ret_offer || !access || access & ~RIGHTS) {
+	if (err)
+		return err;
+	if (!pd || !ret_offer || !access || access & ~RIGHTS) {
 		daxlease_private_log(ctx, DAXLEASE_LOG_ERR,
 				     "daxlease_offer_new: access has to be IBV_ACCESS_REMOTE_READ, "
 				     "_WRITE or _ATOMIC; pd and ret_offer must be there");
@@ -253,14 +259,15 @@ int daxlease_offer_new(struct daxlease_ctx *ctx, struct ibv_pd *pd, int fd, void
 	offer->pd = pd;
 	offer->access = access;
 	TAILQ_INIT(&offer->members);
+	before = *ret_offer;
+	*ret_offer = offer; /* for the callbacks that may come before we return */
 	err = make_offer(offer, fd, addr, length, opts);
 	daxlease_private_log_flush(ctx);
 	if (err) {
+		*ret_offer = before;
 		free(offer);
-		return err;
 	}
-	*ret_offer = offer;
-	return 0;
+	return err;
 }
 
 static void remove_all(struct daxlease_offer *offer)
@@ -282,6 +289,8 @@ int daxlease_offer_free(struct daxlease_offer *offer)
 	err = offer_check(offer);
 	if (!err && in_callback())
 		err = -EDEADLK;
+	if (!err)
+		err = daxlease_private_check(offer->ctx, true);
 	if (err)
 		return err;
 	remove_all(offer);
@@ -336,6 +345,7 @@ static int add(struct daxlease_offer *offer, struct daxlease_peer *peer, int acc
 	m->offer = offer;
 	m->peer = peer;
 	m->access = access;
+	m->floor = peer->last_granted;
 	TAILQ_INSERT_TAIL(&offer->members, m, offer_link);
 	TAILQ_INSERT_TAIL(&peer->members, m, peer_link);
 	peer->nmembers++;
@@ -393,7 +403,9 @@ int daxlease_offer_drained(struct daxlease_offer *offer)
 	if (err)
 		return err;
 	big_lock();
-	if (!offer->draining || offer->own_drained)
+	if (offer->fenced)
+		err = -ETIMEDOUT;
+	else if (!offer->draining || offer->own_drained)
 		err = -EINVAL;
 	offer->own_drained = true;
 	if (!err)

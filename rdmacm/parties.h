@@ -30,6 +30,9 @@ struct outgoing {
 	struct edge_bind bind;
 };
 
+/* Messages to a peer that may be under way at once; each may have a bind with it. */
+#define SLOTS (DAXLEASE_PEER_SEND_WR / 2)
+
 /* A place for the bytes of a message while the device has it. */
 struct slot {
 	bool busy;
@@ -59,11 +62,11 @@ struct daxlease_peer {
 	unsigned int users; /* threads in a callback about it */
 
 	/* Sending; see conn.c */
-	struct slot slots[DAXLEASE_PEER_SEND_WR];
+	struct slot slots[SLOTS];
 	uint8_t *bytes;	   /* WIRE_SIZE for each slot */
 	struct ibv_mr *mr; /* of bytes */
 	TAILQ_HEAD(, outgoing) outgoing;
-	atomic_bool stuck; /* some could not be posted; read without the lock */
+	atomic_bool stuck; /* some may not be posted yet; read without the lock */
 
 	/* What it offers us; see taker.c */
 	TAILQ_HEAD(, taken) taken;
@@ -91,6 +94,7 @@ struct member {
 		MEMBER_GONE,	/* its queue pair is in the error state */
 	} state;
 	uint64_t generation; /* of the last grant */
+	uint64_t floor;	     /* grants up to this one were of an earlier membership */
 	struct ibv_mw *mw;   /* what it has access by, or NULL: the region's own key */
 	struct outgoing out;
 	bool late_due; /* the callback is */
@@ -112,12 +116,14 @@ struct daxlease_offer {
 	bool draining;	      /* since the drain callback; until released */
 	bool asking;	      /* not all were asked yet */
 	bool own_drained;     /* the application's part is done */
+	bool fenced;	      /* since the last drain began; until regained */
 	unsigned int waiting; /* members that are MEMBER_REVOKED */
 	struct daxlease_offer_stats stats;
 };
 
 void big_lock(void);
-void big_unlock(struct daxlease_ctx *ctx); /* hands out its log lines; may be NULL */
+/* Hands out the log lines of ctx; NULL: others will. */
+void big_unlock(struct daxlease_ctx *ctx);
 /* Around the user's code, without the lock: what would wait for it is refused inside. */
 void callback_enter(void);
 void callback_leave(void);

@@ -16,13 +16,31 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t users_changed = PTHREAD_COND_INITIALIZER;
 static __thread unsigned int callback_depth;
 
+/* A thread of the parent may have held it. */
+static void renew_lock_in_child(void)
+{
+	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+	users_changed = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+
+static void prepare_fork(void)
+{
+	pthread_atfork(NULL, NULL, renew_lock_in_child);
+}
+
+/* What libdaxlease is asked for under the lock may have something to log, too. */
 void big_lock(void)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, prepare_fork);
 	pthread_mutex_lock(&lock);
+	daxlease_private_log_hold();
 }
 
 void big_unlock(struct daxlease_ctx *ctx)
 {
+	daxlease_private_log_release();
 	pthread_mutex_unlock(&lock);
 	daxlease_private_log_flush(ctx);
 }
@@ -215,7 +233,7 @@ int daxlease_peer_wc(struct daxlease_peer *peer, const struct ibv_wc *wc, const 
 		failed(peer);
 	else if (wc->opcode == IBV_WC_RECV && buf)
 		ret = receive(peer, buf, wc->byte_len);
-	if (atomic_load_explicit(&peer->stuck, memory_order_relaxed))
+	if (atomic_load(&peer->stuck))
 		retry(peer);
 	return ret;
 }
@@ -230,6 +248,8 @@ int daxlease_peer_drained(struct daxlease_peer *peer, uint32_t offer)
 		return err;
 	big_lock();
 	err = taker_answer(peer, offer);
+	if (peer->broken)
+		member_peer_broken(peer);
 	big_unlock(peer->ctx);
 	return err;
 }

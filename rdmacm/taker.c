@@ -113,7 +113,10 @@ static int revoked(struct daxlease_peer *peer, struct taken *t, const struct wir
 		return -EPROTO;
 	t->state = TAKEN_REVOKED;
 	ret = ask(peer, msg->offer, sys_now_ns() + msg->budget_ms * NSEC_PER_MSEC);
-	if (t->state != TAKEN_REVOKED || ret >= DAXLEASE_PENDING)
+	t = find(peer, msg->offer);
+	if (!t || t->state != TAKEN_REVOKED || t->grant.generation != msg->generation)
+		return 0; /* answered by the callback */
+	if (ret >= DAXLEASE_PENDING)
 		return 0;
 	if (ret < 0) {
 		conn_break(peer, "the revoke callback could not: to the error state");
@@ -126,12 +129,17 @@ static int revoked(struct daxlease_peer *peer, struct taken *t, const struct wir
 /* It may cross our answer. */
 static int withdrawn(struct daxlease_peer *peer, struct taken *t, const struct wire_msg *msg)
 {
+	bool had;
+
 	if (!t || t->grant.generation != msg->generation)
 		return -EPROTO;
-	if (t->state == TAKEN_NONE)
-		return 0;
-	t->state = TAKEN_NONE;
-	ask(peer, msg->offer, 0);
+	had = t->state != TAKEN_NONE;
+	conn_cancel(peer, &t->answer);
+	TAILQ_REMOVE(&peer->taken, t, link);
+	peer->ntaken--;
+	free(t);
+	if (had)
+		ask(peer, msg->offer, 0);
 	return 0;
 }
 
@@ -161,5 +169,5 @@ int taker_answer(struct daxlease_peer *peer, uint32_t offer)
 	if (peer->broken)
 		return -ENOTCONN;
 	answer(peer, t);
-	return 0;
+	return peer->broken ? -ENOTCONN : 0;
 }

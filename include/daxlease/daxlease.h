@@ -361,8 +361,8 @@ typedef void (*daxlease_guard_fn)(struct daxlease_mr *mr, bool guarded, void *us
  *
  * Unlike the other callbacks it runs in the thread that keeps the deadline, the library's
  * in DAXLEASE_MODE_LOOP, and maybe beside another one of the region that blocks. It must
- * not block, nor wait for one that does. daxlease_mr_add_qp() and _remove_qp() of the region
- * return -EDEADLK there, too.
+ * not block, nor wait for one that does. daxlease_mr_add_qp() and _remove_qp() return
+ * -EDEADLK there, too.
  */
 typedef void (*daxlease_fence_fn)(struct daxlease_mr *mr, void *userdata);
 

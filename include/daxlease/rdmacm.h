@@ -67,10 +67,12 @@ struct daxlease_offer;
 /* Bytes that a receive of the application must have room for at least. */
 #define DAXLEASE_PEER_MSG_SIZE 48
 /*
- * Work requests of the library that may be outstanding for a peer at once: room to leave
- * in the queue pair (max_send_wr) and the completion queue.
+ * Work requests of the library that may be outstanding for a peer at once, a SEND and a bind
+ * for each message: room to leave in the queue pair (max_send_wr) and the completion queue.
  */
-#define DAXLEASE_PEER_SEND_WR 8
+#define DAXLEASE_PEER_SEND_WR 16
+/* Messages that may come from the other side at once: receives to have posted for them. */
+#define DAXLEASE_PEER_RECV_WR 8
 /* Offers of one peer that the other side keeps apart. */
 #define DAXLEASE_PEER_OFFERS 64
 
@@ -129,9 +131,9 @@ DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_peer_new(struct daxlease_ctx *ctx,
 
 /*
  * Takes it out of all offers and frees it. If it may still use one of them, its queue
- * pair is moved to the error state first. What the library posted may still be
- * outstanding; its completions are to be ignored (drain the queue pair first, or see
- * daxlease_peer_owns()). NULL is a no-op.
+ * pair is moved to the error state first. Nothing more is to be done with the queue pair
+ * afterwards but polling what is left of it, unseen, and destroying it: what the library
+ * posted may still be outstanding. NULL is a no-op.
  *
  * -EDEADLK: from a callback. -ECHILD. Since 0.1.
  */
@@ -147,7 +149,8 @@ DAXLEASE_API int daxlease_peer_free(struct daxlease_peer *peer);
  * Since 0.1.
  *
  * A message is the library's if it begins with its magic number, so the application's
- * own ones must not. Costs a comparison or two otherwise.
+ * own ones must not. Costs a few comparisons otherwise. The first DAXLEASE_PEER_MSG_SIZE bytes
+ * of a receive are in one piece.
  */
 DAXLEASE_API int daxlease_peer_wc(struct daxlease_peer *peer, const struct ibv_wc *wc,
 				  const void *buf);
@@ -181,8 +184,9 @@ enum daxlease_late {
 	/* Its queue pair was moved to the error state: disconnect. */
 	DAXLEASE_LATE_FENCED = 0,
 	/*
-	 * Its memory window was taken away: what it still sends to it breaks its queue
-	 * pair; else it is connected, and has the next grant once it answers.
+	 * Its memory window was taken away. What it still sends to it breaks its queue
+	 * pair, and so does a grant that is still in the queue; else it is connected, and
+	 * has the next grant once it answers.
 	 */
 	DAXLEASE_LATE_REVOKED,
 };
@@ -217,7 +221,8 @@ struct daxlease_offer_opts {
  *
  * Where the device has memory windows of type 2, the region itself cannot be reached
  * from outside: each peer gets a window of its own, which only its queue pair can use.
- * daxlease_peer_free() all its peers and then daxlease_offer_free().
+ *
+ * With *ret_offer written first, callbacks may come before this call has returned.
  *
  * Those of daxlease_reg_mr(3). -EINVAL: access has nothing, or more. Since 0.1.
  */
@@ -256,8 +261,10 @@ DAXLEASE_API int daxlease_offer_add(struct daxlease_offer *offer, struct daxleas
 DAXLEASE_API int daxlease_offer_remove(struct daxlease_offer *offer, struct daxlease_peer *peer);
 
 /*
- * The answer to a drain callback in opts.mr that returned DAXLEASE_PENDING, as
- * daxlease_mr_drained(3). Since 0.1.
+ * The answer to a drain callback in opts.mr that returned DAXLEASE_PENDING.
+ *
+ * -ETIMEDOUT: too late, the region has been fenced. -EINVAL: nobody asked. -ECHILD. Since
+ * 0.1.
  */
 DAXLEASE_API int daxlease_offer_drained(struct daxlease_offer *offer);
 

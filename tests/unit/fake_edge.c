@@ -33,6 +33,7 @@ static struct {
 	bool bind_all_the_same;
 	struct window *list;
 	uint32_t next_key;
+	void (*before_alloc)(void);
 	struct posted posted[POSTED_MAX];
 	unsigned int nposted;
 } fake;
@@ -130,10 +131,15 @@ int edge_post_send(struct ibv_qp *qp, const struct edge_send *send, bool *ret_bo
 	return err;
 }
 
-bool edge_has_windows(struct ibv_context *device)
+bool edge_has_windows(struct ibv_pd *pd)
 {
-	(void)device;
+	(void)pd;
 	return fake.windows;
+}
+
+void edge_before_alloc(void (*fn)(void))
+{
+	fake.before_alloc = fn;
 }
 
 int edge_alloc_window(struct ibv_pd *pd, struct ibv_mw **ret_mw, uint32_t *ret_rkey)
@@ -141,6 +147,8 @@ int edge_alloc_window(struct ibv_pd *pd, struct ibv_mw **ret_mw, uint32_t *ret_r
 	struct window *w;
 	int err;
 
+	if (fake.before_alloc)
+		fake.before_alloc();
 	pthread_mutex_lock(&lock);
 	err = take_failure(&fake.alloc);
 	if (!err) {

@@ -19,6 +19,8 @@ struct posted {
 void edge_reset(bool windows);
 /* The next n posts fail with this (positive) errno, after they bound a window if `bind`. */
 void edge_fail_post(unsigned int n, int err, bool bind);
+/* Is called before a window is made; NULL: nothing is. */
+void edge_before_alloc(void (*fn)(void));
 void edge_fail_alloc(unsigned int n, int err);
 void edge_fail_free(unsigned int n, int err);
 

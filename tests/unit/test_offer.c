@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <daxlease/rdmacm.h>
 
@@ -97,6 +99,7 @@ static int receive(struct end *to, const void *bytes, uint32_t len)
 		.status = IBV_WC_SUCCESS,
 		.opcode = IBV_WC_RECV,
 		.byte_len = len,
+		.qp_num = to->qp.qp_num,
 	};
 
 	return daxlease_peer_wc(to->peer, &wc, bytes);
@@ -112,7 +115,12 @@ static int receive_msg(struct end *to, const struct wire_msg *msg)
 
 static void complete(struct end *e, uint64_t wr_id, enum ibv_wc_status status)
 {
-	const struct ibv_wc wc = { .wr_id = wr_id, .status = status, .opcode = IBV_WC_SEND };
+	const struct ibv_wc wc = {
+		.wr_id = wr_id,
+		.status = status,
+		.opcode = IBV_WC_SEND,
+		.qp_num = e->qp.qp_num,
+	};
 
 	assert_int_equal(daxlease_peer_wc(e->peer, &wc, NULL), 1);
 }
@@ -439,6 +447,24 @@ static void own__cannot(void **state)
 	assert_int_equal(c.holder.qp.state, IBV_QPS_ERR);
 	assert_int_equal(atomic_load(&h.fences), 1);
 	conn_close(&c);
+	end_offer(fx, &h);
+}
+
+static void own__drained_too_late(void **state)
+{
+	struct fix *fx = *state;
+	struct holder h = { .u.drain_answer = DAXLEASE_PENDING };
+	struct breaker b;
+
+	offer(fx, &h, true, SHORT_MS);
+	fake_shut_dereg();
+	begin_break(fx, &h, &b);
+	EVENTUALLY(fx, fake_waiting() == 1);
+	assert_int_equal(daxlease_offer_drained(h.offer), -ETIMEDOUT);
+	fake_open_dereg();
+	end_break(fx, &h, &b, -ETIMEDOUT);
+	EVENTUALLY(fx, atomic_load(&h.u.regains) == 1);
+	EVENTUALLY(fx, daxlease_offer_drained(h.offer) == -EINVAL);
 	end_offer(fx, &h);
 }
 
@@ -842,10 +868,10 @@ static void conn__all_slots_busy(void **state)
 				 0);
 		assert_int_equal(daxlease_offer_add(offers[i], c.holder.peer, BOTH), 0);
 	}
-	assert_int_equal(edge_count(&c.holder.qp), DAXLEASE_PEER_SEND_WR);
+	assert_int_equal(edge_count(&c.holder.qp), 8);
 	/* Completions of the binds, as with sq_sig_all, make no room. */
 	complete(&c.holder, edge_take(&c.holder.qp).bind_wr_id, IBV_WC_SUCCESS);
-	assert_int_equal(edge_count(&c.holder.qp), DAXLEASE_PEER_SEND_WR - 1);
+	assert_int_equal(edge_count(&c.holder.qp), 7);
 	carry_all(&c);
 	assert_int_equal(c.grants, 9); /* one was lost, and its place with it */
 	conn_close(&c);
@@ -942,6 +968,185 @@ static void free__crosses_an_answer(void **state)
 	carry_all(&c);
 	assert_int_equal(c.grants, 2);
 	assert_int_equal(c.grant.generation, 2);
+	conn_close(&c);
+	end_offer(fx, &h);
+}
+
+/* An honest answer is under way while the same number is offered again. */
+static void free__answer_crosses_a_new_offer(void **state)
+{
+	struct fix *fx = *state;
+	struct holder h = { 0 };
+	struct conn c = { 0 };
+	struct breaker b;
+
+	offer(fx, &h, true, 0);
+	join(fx, &h, &c);
+	begin_break(fx, &h, &b);
+	wait_revoke(fx, &c);
+	carry(&c.holder, &c.taker);
+	assert_int_equal(edge_count(&c.taker.qp), 1);
+	assert_int_equal(daxlease_offer_remove(h.offer, c.holder.peer), 0);
+	assert_int_equal(daxlease_offer_add(h.offer, c.holder.peer, BOTH), 0);
+	end_break(fx, &h, &b, 0);
+	EVENTUALLY(fx, atomic_load(&h.u.regains) == 1);
+	carry(&c.taker, &c.holder);
+	carry_all(&c);
+	assert_int_equal(c.holder.qp.state, 0);
+	assert_int_equal(c.grants, 2);
+	conn_close(&c);
+	end_offer(fx, &h);
+}
+
+/* A connection may see any number of offers, one after the other. */
+static void free__offers_come_and_go(void **state)
+{
+	struct fix *fx = *state;
+	struct daxlease_offer_opts opts = { .size = sizeof(opts) };
+	struct daxlease_offer *o;
+	struct conn c = { 0 };
+
+	edge_reset(true);
+	conn_open(fx, &c);
+	for (opts.number = 1; opts.number <= DAXLEASE_PEER_OFFERS + 5; opts.number++) {
+		assert_int_equal(daxlease_offer_new(fx->ctx, &fake_pd, fx->file.fd, fx->file.map,
+						    PAGE, BOTH, &opts, &o),
+				 0);
+		assert_int_equal(daxlease_offer_add(o, c.holder.peer, BOTH), 0);
+		carry_all(&c);
+		assert_int_equal(c.grants, opts.number);
+		assert_int_equal(daxlease_offer_free(o), 0);
+		carry_all(&c);
+		assert_int_equal(c.revokes, opts.number);
+	}
+	conn_close(&c);
+}
+
+/* ------------------------------------------------------------------------- */
+/* Locks, threads, children */
+
+static struct {
+	struct daxlease_offer *offer;
+	pthread_t thread;
+	atomic_bool begun, done;
+} other;
+
+static void *ask_for_stats(void *arg)
+{
+	struct daxlease_offer_stats stats = { .size = sizeof(stats) };
+
+	(void)arg;
+	assert_int_equal(daxlease_offer_get_stats(other.offer, &stats), 0);
+	atomic_store(&other.done, true);
+	return NULL;
+}
+
+/* Waits for another thread of the program that calls in here, as for a lock of its. */
+static void log_and_wait(enum daxlease_log_level level, const char *line, void *userdata)
+{
+	(void)level, (void)userdata;
+	if (!strstr(line, "not delivered") || atomic_exchange(&other.begun, true))
+		return;
+	pthread_create(&other.thread, NULL, ask_for_stats, NULL);
+	for (int i = 0; i < 500 && !atomic_load(&other.done); i++)
+		sleep_ms(10);
+	assert_true(atomic_load(&other.done));
+}
+
+static void lock__not_held_for_log_lines(void **state)
+{
+	struct fix *fx = *state;
+	struct holder h = { 0 };
+	struct conn c = { 0 };
+	struct breaker b;
+
+	offer(fx, &h, true, 0);
+	join(fx, &h, &c);
+	other.offer = h.offer;
+	assert_int_equal(daxlease_ctx_set_log(fx->ctx, log_and_wait, DAXLEASE_LOG_INFO, NULL), 0);
+	begin_break(fx, &h, &b);
+	wait_revoke(fx, &c);
+	fail_message(&c);
+	end_break(fx, &h, &b, 0);
+	EVENTUALLY(fx, atomic_load(&other.done));
+	pthread_join(other.thread, NULL);
+	assert_int_equal(daxlease_ctx_set_log(fx->ctx, NULL, DAXLEASE_LOG_ERR, NULL), 0);
+	conn_close(&c);
+	end_offer(fx, &h);
+}
+
+static void *come_and_go(void *arg)
+{
+	struct daxlease_grant grant = { .size = sizeof(grant) };
+	struct conn *c = arg;
+
+	while (!atomic_load(&other.done))
+		daxlease_peer_get_grant(c->taker.peer, NUMBER, &grant);
+	return NULL;
+}
+
+/* A child makes its own, whatever the parent's threads were in the middle of. */
+static void lock__is_new_in_a_child(void **state)
+{
+	struct conn c = { 0 };
+	pthread_t thread;
+	int status;
+
+	edge_reset(false);
+	conn_open(*state, &c);
+	atomic_store(&other.done, false);
+	assert_int_equal(pthread_create(&thread, NULL, come_and_go, &c), 0);
+	for (int i = 0; i < 100; i++) {
+		pid_t pid = fork();
+
+		assert_true(pid >= 0);
+		if (!pid) {
+			struct conn own = { 0 };
+			struct daxlease_grant grant = { .size = sizeof(grant) };
+
+			alarm(10);
+			fault_after_fork();
+			end_open(NULL, &own.taker, NULL);
+			_exit(daxlease_peer_get_grant(own.taker.peer, 1, &grant) != -ENOENT);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(status, 0);
+	}
+	atomic_store(&other.done, true);
+	pthread_join(thread, NULL);
+	conn_close(&c);
+}
+
+static struct daxlease_mr *late_mr;
+
+static void until_fenced(void)
+{
+	for (int i = 0; i < 500; i++) {
+		if (daxlease_mr_get_state(late_mr) == DAXLEASE_STATE_DEREGISTERING)
+			return;
+		sleep_ms(10);
+	}
+}
+
+/* The budget ends while a window is made for a new peer. */
+static void late__while_it_is_granted(void **state)
+{
+	struct fix *fx = *state;
+	struct holder h = { 0 };
+	struct conn c = { 0 };
+	struct breaker b;
+
+	offer(fx, &h, true, SHORT_MS);
+	conn_open(fx, &c);
+	fx->idle = true; /* the drain callback is not called */
+	breaker_truncate(&b, &fx->file, fx->file.size);
+	EVENTUALLY(fx, user_state(&h.u) == DAXLEASE_STATE_DRAINING);
+	late_mr = h.u.mr;
+	edge_before_alloc(until_fenced);
+	assert_int_equal(daxlease_offer_add(h.offer, c.holder.peer, BOTH), 0);
+	edge_before_alloc(NULL);
+	fx->idle = false;
+	end_break(fx, &h, &b, -ETIMEDOUT);
 	conn_close(&c);
 	end_offer(fx, &h);
 }
@@ -1289,6 +1494,7 @@ int main(void)
 		IN_ALL_MODES(offer__answered_later),
 		IN_ALL_MODES(own__answered_later),
 		IN_ALL_MODES(own__cannot),
+		IN_THREAD(own__drained_too_late),
 		IN_THREAD(own__nothing_to_do),
 		IN_ALL_MODES(late__revoked),
 		IN_ALL_MODES(late__fenced),
@@ -1313,6 +1519,11 @@ int main(void)
 		IN_ALL_MODES(window__none_after_a_break),
 		IN_THREAD(free__withdraws),
 		IN_ALL_MODES(free__crosses_an_answer),
+		IN_ALL_MODES(free__answer_crosses_a_new_offer),
+		IN_THREAD(free__offers_come_and_go),
+		IN_THREAD(lock__not_held_for_log_lines),
+		IN_THREAD(lock__is_new_in_a_child),
+		IN_MODE(late__while_it_is_granted, loop),
 		IN_THREAD(refused__offers),
 		IN_THREAD(refused__peers),
 		IN_THREAD(refused__new_peers),
