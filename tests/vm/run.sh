@@ -13,6 +13,8 @@ Usage: tests/vm/run.sh --bin DIR [--kselftest DIR] [--daemon FILE]
        tests/vm/run.sh --bin DIR [--fs ext4|xfs|both] --storm N [--seed N]
        tests/vm/run.sh --bin DIR [--daemon FILE] [--fs ext4|xfs|both] --suite guard
                        --storm N [--filter RE]
+       tests/vm/run.sh --bin DIR [--dax-log FILE] [--fs ext4|xfs|both] --suite hosts
+                       --rotations N [--filter RE]
 
 In the guest of scripts/vm, as root: run the cases of tests/vm on FS-DAX and
 soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
@@ -27,15 +29,19 @@ soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
   --shim FILE   libdaxlease-preload.so for the suite preload; default:
                 DIR/preload/libdaxlease-preload.so
   --tool FILE   the program daxlease for the suite tool; default: DIR/tools/daxlease
+  --dax-log FILE
+                the program dax-log for the suite hosts; default:
+                DIR/examples/dax-log/dax-log
   --suite SUITE library: the cases of the library (vm-cases); layout: those of the
                 kernel's layout leases (layout-cases), which it is an error to ask
                 for if the kernel has none; guard: those of the kind guard
                 (guard-cases), the same for a kernel without pre-content events;
                 without: what is said on such a kernel, an error on any other;
                 preload: programs that people use, with the preload shim
-                (preload-cases); tool: daxlease(1); kselftest: those of --kselftest;
+                (preload-cases); tool: daxlease(1); hosts: dax-log between network
+                namespaces; kselftest: those of --kselftest;
                 default: library, layout and guard if the kernel has them, preload,
-                tool, and kselftest with --kselftest
+                tool, hosts, and kselftest with --kselftest
   --fs FS       ext4, xfs or both (default)
   --filter RE   only cases whose name (ext4/table/truncate/wr/deleg, or
                 ext4/layout_lease_test/pin of kselftest) has a match for this
@@ -43,6 +49,8 @@ soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
   --storm N     of the suite layout only kill/storm, with N rounds (40 otherwise);
                 500 take some 5 minutes for each filesystem. With --suite guard the
                 number of files that are broken at once, 100 otherwise
+  --rotations N of the suite hosts: how often the log is cut by others, and as often
+                rotated by its server, under load (20)
   --seed N      where its random numbers begin; it prints what it used
 
 Exit status: 0 if all passed, 1 if one failed or none was run, 2 for anything else.
@@ -55,12 +63,15 @@ die() {
 }
 
 bin='' kselftest='' daemon='' shim='' tool='' fs=both suite='' filter='' storm='' seed=''
+dax_log='' rotations=20
 
 while (($#)); do
 	case $1 in
-	--bin | --kselftest | --daemon | --shim | --tool | --fs | --suite | --filter | --storm | --seed)
+	--bin | --kselftest | --daemon | --shim | --tool | --fs | --suite | --filter | --storm | --seed | \
+		--dax-log | --rotations)
 		(($# > 1)) || die "$1 wants a value; see --help"
-		declare "${1#--}=$2"
+		option=${1#--}
+		declare "${option//-/_}=$2"
 		shift 2
 		;;
 	-h | --help)
@@ -78,9 +89,9 @@ both) filesystems=(ext4 xfs) ;;
 esac
 
 case $suite in
-'' | library | layout | guard | without | preload | tool) ;;
+'' | library | layout | guard | without | preload | tool | hosts) ;;
 kselftest) [[ $kselftest ]] || die "--suite kselftest: where are they? See --kselftest" ;;
-*) die "--suite $suite: neither library, layout, guard, without, preload, tool nor kselftest" ;;
+*) die "--suite $suite: neither library, layout, guard, without, preload, tool, hosts nor kselftest" ;;
 esac
 
 if [[ $storm && $suite != guard ]]; then
@@ -195,6 +206,14 @@ run_tool() {
 		--daemon "$daemon" --filter "$filter" "${filesystems[@]}"
 }
 
+run_hosts() {
+	[[ $dax_log ]] || dax_log=$bin/examples/dax-log/dax-log
+	[[ $tool ]] || tool=$bin/tools/daxlease
+	[[ -x $dax_log && -x $tool ]] || die "no '$dax_log' or '$tool'; see --help"
+	"$(dirname -- "$0")/hosts/cases.sh" --dax-log "$dax_log" --rogue "$(find_program hosts-rogue)" \
+		--tool "$tool" --rotations "$rotations" --filter "$filter" "${filesystems[@]}"
+}
+
 # The tests that are left out on purpose. A skip of any other is a failure, as if
 # the kernel could not do it.
 readonly expected_skips=(
@@ -273,12 +292,13 @@ count() {
 	fi
 }
 
+[[ $rotations =~ ^[1-9][0-9]{0,5}$ ]] || die "--rotations $rotations: not a number"
 [[ -d /run/daxlease-vm ]] || die "this changes the system: run it in the guest of scripts/vm"
 enlarge_packets dummy0
 make_page_cache
 log=$(mktemp)
 passed=0 failed=0
-for part in ${suite:-library layout guard preload tool ${kselftest:+kselftest}}; do
+for part in ${suite:-library layout guard preload tool hosts ${kselftest:+kselftest}}; do
 	count "$part"
 done
 printf '%d passed, %d failed\n' "$passed" "$failed"
