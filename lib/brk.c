@@ -96,53 +96,53 @@ static bool is_time(uint64_t at_ns)
 /* ------------------------------------------------------------------------- */
 /* Questions */
 
-static bool is_registered(const struct daxlease_mr *mr)
+static bool is_registered(const struct region *r)
 {
-	return mr->ibv_mr || mr->in_verbs;
+	return r->pinned || r->in_pin;
 }
 
 static bool any_registered(const struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (is_registered(mr))
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (is_registered(r))
 			return true;
 	}
 	return false;
 }
 
-struct ibv_mr *brk_usable_mr(const struct daxlease_mr *mr)
+bool brk_usable(const struct region *r)
 {
-	switch (mr->state) {
+	switch (r->state) {
 	case DAXLEASE_STATE_ACTIVE:
 	case DAXLEASE_STATE_UNGUARDED:
-		return mr->ibv_mr;
+		return r->pinned;
 	case DAXLEASE_STATE_DRAINING:
-		return mr->answered ? NULL : mr->ibv_mr;
+		return r->pinned && !r->answered;
 	default:
-		return NULL;
+		return false;
 	}
 }
 
-static bool wants_regain(const struct daxlease_mr *mr)
+static bool wants_regain(const struct region *r)
 {
-	return mr->state == DAXLEASE_STATE_RELEASED && !mr->closing && !mr->regain_off &&
-	       (mr->regain_once || mr->opts.flags & DAXLEASE_MR_REGAIN);
+	return r->state == DAXLEASE_STATE_RELEASED && !r->closing && !r->regain_off &&
+	       (r->regain_once || r->flags & DAXLEASE_MR_REGAIN);
 }
 
 /* After its final event was told, and not before. */
-static bool can_regain(const struct daxlease_mr *mr)
+static bool can_regain(const struct region *r)
 {
-	return wants_regain(mr) && !mr->release_due && !mr->in_cb && !mr->in_verbs;
+	return wants_regain(r) && !r->release_due && !r->in_cb && !r->in_pin;
 }
 
 static bool any_wants_regain(const struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (wants_regain(mr))
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (wants_regain(r))
 			return true;
 	}
 	return false;
@@ -150,10 +150,10 @@ static bool any_wants_regain(const struct lease *l)
 
 static bool any_can_regain(const struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (can_regain(mr))
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (can_regain(r))
 			return true;
 	}
 	return false;
@@ -166,17 +166,17 @@ static bool is_unneeded(const struct lease *l)
 }
 
 /* When time alone makes something due: what the steps below wait for. */
-static uint64_t region_due(const struct lease *l, const struct daxlease_mr *mr)
+static uint64_t region_due(const struct lease *l, const struct region *r)
 {
-	if (mr->in_verbs)
+	if (r->in_pin)
 		return NEVER;
-	switch (mr->state) {
+	switch (r->state) {
 	case DAXLEASE_STATE_DRAINING:
-		return mr->deadline_ns;
+		return r->deadline_ns;
 	case DAXLEASE_STATE_DEREGISTERING:
-		return mr->retry_at_ns;
+		return r->retry_at_ns;
 	case DAXLEASE_STATE_RELEASED:
-		return l->held && !l->breaking && can_regain(mr) ? mr->retry_at_ns : NEVER;
+		return l->held && !l->breaking && can_regain(r) ? r->retry_at_ns : NEVER;
 	default:
 		return NEVER;
 	}
@@ -184,7 +184,7 @@ static uint64_t region_due(const struct lease *l, const struct daxlease_mr *mr)
 
 static uint64_t lease_due(const struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 	uint64_t due = NEVER;
 
 	if (l->taking)
@@ -193,21 +193,21 @@ static uint64_t lease_due(const struct lease *l)
 		 l->held     ? is_unneeded(l) :
 			       !l->recalled && (l->lent || any_can_regain(l)))
 		due = l->retry_at_ns;
-	TAILQ_FOREACH(mr, &l->regions, link)
-		due = min_u64(due, region_due(l, mr));
+	TAILQ_FOREACH(r, &l->regions, link)
+		due = min_u64(due, region_due(l, r));
 	return due;
 }
 
 /* ------------------------------------------------------------------------- */
 /* Regions */
 
-static void move(struct daxlease_mr *mr, enum state_event ev)
+static void move(struct region *r, enum state_event ev)
 {
-	int next = state_next(mr->state, ev);
+	int next = state_next(r->state, ev);
 
 	assert(next >= 0);
-	mr->state = (enum daxlease_state)next;
-	publish_state(mr);
+	r->state = (enum daxlease_state)next;
+	publish_state(r);
 }
 
 struct run {
@@ -217,13 +217,13 @@ struct run {
 };
 
 /*
- * Where the pipeline drops the lock: into a callback or a verbs call of mr, which is
+ * Where the pipeline drops the lock: into a callback or a call of the pin of r, which is
  * marked busy. Others go on with what is left. (The other place is brk_take().)
  */
-static void go_away(struct run *run, struct daxlease_mr *mr, bool *busy)
+static void go_away(struct run *run, struct region *r, bool *busy)
 {
 	struct daxlease_ctx *ctx = run->ctx;
-	struct lease *l = mr->lease;
+	struct lease *l = r->lease;
 
 	*busy = true;
 	if (lease_is_shared(l))
@@ -241,92 +241,89 @@ static void come_back(struct run *run, bool *busy)
 	pthread_cond_broadcast(&run->ctx->changed);
 }
 
-static void begin_drain(struct lease *l, struct daxlease_mr *mr)
+static void begin_drain(struct lease *l, struct region *r)
 {
-	uint32_t ms = mr->opts.drain_budget_ms ? mr->opts.drain_budget_ms : BUDGET_DEFAULT_MS;
-	uint64_t start = mr->late_ns ? mr->late_ns : l->notice_ns;
+	uint32_t ms = r->drain_budget_ms ? r->drain_budget_ms : BUDGET_DEFAULT_MS;
+	uint64_t start = r->late_ns ? r->late_ns : l->notice_ns;
 
-	move(mr, EV_BREAK);
-	mr->in_break = true;
-	mr->asked = false;
-	mr->answered = !mr->opts.drain;
-	mr->fenced = false;
-	mr->fence_due = false;
-	mr->deadline_ns = min_u64(start + ms * NSEC_PER_MSEC, l->budget_end_ns);
+	move(r, EV_BREAK);
+	r->in_break = true;
+	r->asked = false;
+	r->answered = !r->has.drain;
+	r->fenced = false;
+	r->fence_due = false;
+	r->deadline_ns = min_u64(start + ms * NSEC_PER_MSEC, l->budget_end_ns);
 }
 
-static void end_drain(struct daxlease_mr *mr, const char *why_fenced)
+static void end_drain(struct region *r, const char *why_fenced)
 {
 	if (why_fenced) {
-		mr->fenced = true;
-		mr->fence_due = true;
-		mr->ctx->stats.overruns++;
-		log_add(&mr->ctx->log, DAXLEASE_LOG_WARNING, FILE_FMT "region %p+%zu fenced: %s",
-			FILE_ARGS(mr->lease), mr->addr, mr->registered, why_fenced);
+		r->fenced = true;
+		r->fence_due = true;
+		r->ctx->stats.overruns++;
+		log_add(&r->ctx->log, DAXLEASE_LOG_WARNING, FILE_FMT "region %p+%zu fenced: %s",
+			FILE_ARGS(r->lease), r->addr, r->registered, why_fenced);
 	}
-	move(mr, EV_DRAINED);
-	mr->retry_at_ns = 0;
-	mr->backoff_ms = 0;
+	move(r, EV_DRAINED);
+	r->retry_at_ns = 0;
+	r->backoff_ms = 0;
 }
 
-/* The region is marked in_verbs, the lock is not held. */
-static void fence(struct daxlease_mr *mr)
+/* The region is marked in_pin, the lock is not held. */
+static void fence(struct region *r)
 {
-	if (mr->opts.fence) {
-		callback_depth++;
-		fencing = true;
-		mr->opts.fence(mr, mr->opts.userdata);
-		fencing = false;
-		callback_depth--;
-	}
-	pin_fence(mr);
+	callback_depth++;
+	fencing = true;
+	r->ops->fence(r);
+	fencing = false;
+	callback_depth--;
 }
 
-static void deregister(struct run *run, struct lease *l, struct daxlease_mr *mr)
+static void deregister(struct run *run, struct lease *l, struct region *r)
 {
 	int err;
 
-	go_away(run, mr, &mr->in_verbs);
-	if (mr->fence_due)
-		fence(mr);
-	err = pin_detach(mr);
-	come_back(run, &mr->in_verbs);
-	mr->fence_due = false;
+	go_away(run, r, &r->in_pin);
+	if (r->fence_due)
+		fence(r);
+	err = r->ops->detach(r);
+	come_back(run, &r->in_pin);
+	r->fence_due = false;
 	if (err) {
-		mr->ctx->stats.dereg_failures++;
-		mr->last_error = err;
+		r->ctx->stats.dereg_failures++;
+		r->last_error = err;
 		l->error = err;
-		mr->retry_at_ns = back_off(&mr->backoff_ms, sys_now_ns());
-		log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
-			FILE_FMT "ibv_dereg_mr of %p+%zu: %s; the lease is kept, trying again",
-			FILE_ARGS(l), mr->addr, mr->registered, strerror(-err));
+		r->retry_at_ns = back_off(&r->backoff_ms, sys_now_ns());
+		log_add(&r->ctx->log, DAXLEASE_LOG_ERR,
+			FILE_FMT "%s of %p+%zu: %s; the lease is kept, trying again", FILE_ARGS(l),
+			r->ops->detach_call, r->addr, r->registered, strerror(-err));
 		return;
 	}
-	log_add(&mr->ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "deregistered %p+%zu", FILE_ARGS(l),
-		mr->addr, mr->registered);
-	mr->ibv_mr = NULL;
-	mr->registered = 0;
-	mr->last_error = 0;
-	mr->retry_at_ns = 0;
-	mr->backoff_ms = 0;
-	move(mr, EV_DEREG);
+	log_add(&r->ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "deregistered %p+%zu", FILE_ARGS(l),
+		r->addr, r->registered);
+	r->pinned = false;
+	r->registered = 0;
+	r->last_error = 0;
+	r->retry_at_ns = 0;
+	r->backoff_ms = 0;
+	move(r, EV_DEREG);
 }
 
-size_t brk_room(const struct daxlease_mr *mr, uint64_t size)
+size_t brk_room(const struct region *r, uint64_t size)
 {
-	const uint64_t page = mr->ctx->page_size;
+	const uint64_t page = r->ctx->page_size;
 	uint64_t end = (size + page - 1) / page * page;
 
-	return end > mr->range.offset ? min_u64(mr->length, end - mr->range.offset) : 0;
+	return end > r->range.offset ? min_u64(r->length, end - r->range.offset) : 0;
 }
 
-static void set_guarded(struct daxlease_mr *mr, bool guarded)
+static void set_guarded(struct region *r, bool guarded)
 {
-	move(mr, guarded ? EV_GUARD : EV_LEND);
-	if (!mr->opts.guard)
+	move(r, guarded ? EV_GUARD : EV_LEND);
+	if (!r->has.guard)
 		return;
 	/* Told in pairs: what nobody has seen of a whole round trip is left out. */
-	mr->guard_flips = mr->guard_flips < 2 ? mr->guard_flips + 1 : 1;
+	r->guard_flips = r->guard_flips < 2 ? r->guard_flips + 1 : 1;
 }
 
 static bool is_transient(int err)
@@ -334,80 +331,83 @@ static bool is_transient(int err)
 	return err == -ENOMEM || err == -EAGAIN || err == -EINTR || err == -EBUSY;
 }
 
-static void regain_failed(struct daxlease_mr *mr, int err)
+static void regain_failed(struct region *r, int err)
 {
-	mr->last_error = err;
+	r->last_error = err;
 	if (is_transient(err)) {
-		mr->retry_at_ns = back_off(&mr->backoff_ms, sys_now_ns());
+		r->retry_at_ns = back_off(&r->backoff_ms, sys_now_ns());
 		return;
 	}
-	mr->regain_off = true;
-	mr->regain_once = false;
-	mr->regain_error = err;
-	mr->regain_due = mr->opts.regain;
-	log_add(&mr->ctx->log, DAXLEASE_LOG_ERR,
-		FILE_FMT "%p+%zu cannot be registered again, given up: %s", FILE_ARGS(mr->lease),
-		mr->addr, mr->length, strerror(-err));
+	r->regain_off = true;
+	r->regain_once = false;
+	r->regain_error = err;
+	r->regain_due = r->has.regain;
+	log_add(&r->ctx->log, DAXLEASE_LOG_ERR,
+		FILE_FMT "%p+%zu cannot be registered again, given up: %s", FILE_ARGS(r->lease),
+		r->addr, r->length, strerror(-err));
 }
 
-void brk_registered(struct daxlease_mr *mr, const struct pin *pin, size_t length)
+void brk_registered(struct region *r, size_t length, bool on_demand)
 {
-	mr->ibv_mr = pin->ibv_mr;
-	mr->on_demand = pin->on_demand;
-	move(mr, EV_REG);
-	mr->registered = length;
-	mr->generation++;
-	mr->last_error = 0;
-	mr->backoff_ms = 0;
-	mr->fenced = false;
-	if (!mr->lease)
+	r->pinned = true;
+	r->on_demand = on_demand;
+	move(r, EV_REG);
+	r->registered = length;
+	r->generation++;
+	r->last_error = 0;
+	r->backoff_ms = 0;
+	r->fenced = false;
+	if (!r->lease)
 		return;
 	/* What happened to the lease meanwhile. */
-	if (mr->lease->lent)
-		set_guarded(mr, false);
-	mr->late_ns = mr->lease->breaking ? sys_now_ns() : 0;
-	if (mr->late_ns)
-		brk_queue(mr->ctx, mr->lease);
+	if (r->lease->lent)
+		set_guarded(r, false);
+	r->late_ns = r->lease->breaking ? sys_now_ns() : 0;
+	if (r->late_ns)
+		brk_queue(r->ctx, r->lease);
 }
 
-static void regained(struct daxlease_mr *mr, const struct pin *pin, size_t length)
+static void regained(struct region *r, size_t length, bool on_demand)
 {
-	brk_registered(mr, pin, length);
-	mr->regain_once = false;
-	mr->regain_error = 0;
-	mr->regain_due = mr->opts.regain;
-	mr->ctx->stats.regained++;
-	log_add(&mr->ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "registered again %p+%zu, rkey 0x%x",
-		FILE_ARGS(mr->lease), mr->addr, length, pin->ibv_mr->rkey);
+	char what[64];
+
+	brk_registered(r, length, on_demand);
+	r->regain_once = false;
+	r->regain_error = 0;
+	r->regain_due = r->has.regain;
+	r->ctx->stats.regained++;
+	r->ops->describe(r, what, sizeof(what));
+	log_add(&r->ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "registered again %p+%zu, %s",
+		FILE_ARGS(r->lease), r->addr, length, what);
 }
 
 /* Registers again. False: the file does not reach that far yet. */
-static bool regain(struct run *run, struct daxlease_mr *mr)
+static bool regain(struct run *run, struct region *r)
 {
-	struct pin pin;
+	bool on_demand = false;
 	size_t length = 0;
 	uint64_t size;
-	int err = sys_file_size(mr->lease->fd, &size);
+	int err = sys_file_size(r->lease->fd, &size);
 
 	if (!err)
-		length = brk_room(mr, size);
-	mr->past_end = !err && !length;
-	if (mr->past_end) {
-		mr->retry_at_ns = back_off(&mr->backoff_ms, sys_now_ns());
+		length = brk_room(r, size);
+	r->past_end = !err && !length;
+	if (r->past_end) {
+		r->retry_at_ns = back_off(&r->backoff_ms, sys_now_ns());
 		return false;
 	}
-	move(mr, EV_REGAIN);
-	go_away(run, mr, &mr->in_verbs);
+	move(r, EV_REGAIN);
+	go_away(run, r, &r->in_pin);
 	if (!err)
-		err = dax_check(mr->ctx->maps_fd, mr->addr, length, &mr->range);
+		err = dax_check(r->ctx->maps_fd, r->addr, length, &r->range);
 	if (!err)
-		err = pin_attach(mr, length, &pin);
-	come_back(run, &mr->in_verbs);
+		err = r->ops->attach(r, length, &on_demand);
+	come_back(run, &r->in_pin);
 	if (!err) {
-		regained(mr, &pin, length);
+		regained(r, length, on_demand);
 	} else {
-		move(mr, EV_REG_FAILED);
-		regain_failed(mr, err);
+		move(r, EV_REG_FAILED);
+		regain_failed(r, err);
 	}
 	return true;
 }
@@ -415,109 +415,102 @@ static bool regain(struct run *run, struct daxlease_mr *mr)
 /* ------------------------------------------------------------------------- */
 /* Callbacks */
 
-static void callback_begin(struct run *run, struct daxlease_mr *mr)
+static void callback_begin(struct run *run, struct region *r)
 {
-	go_away(run, mr, &mr->in_cb);
+	go_away(run, r, &r->in_cb);
 	log_flush(&run->ctx->log); /* one callback, or another */
 	callback_depth++;
 	run->called++;
 }
 
-static void callback_end(struct run *run, struct daxlease_mr *mr)
+static void callback_end(struct run *run, struct region *r)
 {
 	callback_depth--;
-	come_back(run, &mr->in_cb);
+	come_back(run, &r->in_cb);
 	queue_user_due(run->ctx); /* one more thread may call now */
 }
 
-static void call_regain(struct run *run, struct daxlease_mr *mr)
+static void call_regain(struct run *run, struct region *r)
 {
-	struct daxlease_regain info = { .size = sizeof(info), .error = mr->regain_error };
-
-	mr->regain_due = false;
-	info.ibv_mr = brk_usable_mr(mr);
-	if (info.ibv_mr) {
-		info.lkey = info.ibv_mr->lkey;
-		info.rkey = info.ibv_mr->rkey;
-		info.length = mr->registered;
-	}
-	callback_begin(run, mr);
-	mr->opts.regain(mr, &info, mr->opts.userdata);
-	callback_end(run, mr);
+	r->regain_due = false;
+	r->ops->note_regain(r, r->regain_error);
+	callback_begin(run, r);
+	r->ops->regain(r);
+	callback_end(run, r);
 }
 
-static void call_guard(struct run *run, struct daxlease_mr *mr)
+static void call_guard(struct run *run, struct region *r)
 {
-	bool guarded = !mr->guard_told;
+	bool guarded = !r->guard_told;
 
-	mr->guard_flips--;
-	mr->guard_told = guarded;
-	callback_begin(run, mr);
-	mr->opts.guard(mr, guarded, mr->opts.userdata);
-	callback_end(run, mr);
+	r->guard_flips--;
+	r->guard_told = guarded;
+	callback_begin(run, r);
+	r->ops->guard(r, guarded);
+	callback_end(run, r);
 }
 
-static void call_drain(struct run *run, struct lease *l, struct daxlease_mr *mr)
+static void call_drain(struct run *run, struct lease *l, struct region *r)
 {
 	struct daxlease_break brk = {
 		.size = sizeof(brk),
 		.cause = l->cause,
-		.deadline_ns = mr->deadline_ns,
+		.deadline_ns = r->deadline_ns,
 		.kernel_deadline_ns = l->kernel_deadline_ns,
 	};
 	int ret;
 
-	mr->asked = true;
-	callback_begin(run, mr);
-	ret = mr->opts.drain(mr, &brk, mr->opts.userdata);
-	callback_end(run, mr);
-	if (mr->state != DAXLEASE_STATE_DRAINING || ret >= DAXLEASE_PENDING)
+	r->asked = true;
+	callback_begin(run, r);
+	ret = r->ops->drain(r, &brk);
+	callback_end(run, r);
+	if (r->state != DAXLEASE_STATE_DRAINING || ret >= DAXLEASE_PENDING)
 		return;
 	if (ret == 0)
-		mr->answered = true;
-	else if (!mr->answered)
-		end_drain(mr, "the drain callback could not drain it");
+		r->answered = true;
+	else if (!r->answered)
+		end_drain(r, "the drain callback could not drain it");
 }
 
-static void call_release(struct run *run, struct daxlease_mr *mr)
+static void call_release(struct run *run, struct region *r)
 {
-	mr->release_due = false;
-	callback_begin(run, mr);
-	mr->opts.release(mr, mr->release_result, mr->opts.userdata);
-	callback_end(run, mr);
+	r->release_due = false;
+	callback_begin(run, r);
+	r->ops->release(r, r->release_result);
+	callback_end(run, r);
 }
 
-static bool drain_due(const struct daxlease_mr *mr)
+static bool drain_due(const struct region *r)
 {
-	return mr->state == DAXLEASE_STATE_DRAINING && !mr->asked && !mr->answered;
+	return r->state == DAXLEASE_STATE_DRAINING && !r->asked && !r->answered;
 }
 
-static bool callback_due(const struct daxlease_mr *mr)
+static bool callback_due(const struct region *r)
 {
-	return !mr->closing && !mr->in_cb &&
-	       (mr->regain_due || mr->guard_flips || drain_due(mr) || mr->release_due);
+	return !r->closing && !r->in_cb &&
+	       (r->regain_due || r->guard_flips || drain_due(r) || r->release_due);
 }
 
 /* False: none is due, or not to be called here and now. */
-static bool try_callback(struct run *run, struct lease *l, struct daxlease_mr *mr)
+static bool try_callback(struct run *run, struct lease *l, struct region *r)
 {
 	struct daxlease_ctx *ctx = run->ctx;
 
-	if (!callback_due(mr))
+	if (!callback_due(r))
 		return false;
 	if (!run->runner->may_call(ctx)) {
 		l->user_due = true;
 		ctx->user_due = true;
 		return false;
 	}
-	if (mr->regain_due)
-		call_regain(run, mr);
-	else if (mr->guard_flips)
-		call_guard(run, mr);
-	else if (drain_due(mr))
-		call_drain(run, l, mr);
+	if (r->regain_due)
+		call_regain(run, r);
+	else if (r->guard_flips)
+		call_guard(run, r);
+	else if (drain_due(r))
+		call_drain(run, l, r);
 	else
-		call_release(run, mr);
+		call_release(run, r);
 	return true;
 }
 
@@ -527,40 +520,40 @@ static bool try_callback(struct run *run, struct lease *l, struct daxlease_mr *m
  * was done, the lock may have been dropped meanwhile, look again from the start.
  */
 
-static bool step_draining(struct daxlease_mr *mr)
+static bool step_draining(struct region *r)
 {
-	if (mr->answered)
-		end_drain(mr, NULL);
-	else if (sys_now_ns() >= mr->deadline_ns)
-		end_drain(mr, "not drained within its budget");
+	if (r->answered)
+		end_drain(r, NULL);
+	else if (sys_now_ns() >= r->deadline_ns)
+		end_drain(r, "not drained within its budget");
 	else
 		return false;
 	return true;
 }
 
-static bool step_region(struct run *run, struct lease *l, struct daxlease_mr *mr)
+static bool step_region(struct run *run, struct lease *l, struct region *r)
 {
-	if (try_callback(run, l, mr))
+	if (try_callback(run, l, r))
 		return true;
-	if (mr->in_verbs)
+	if (r->in_pin)
 		return false;
-	switch (mr->state) {
+	switch (r->state) {
 	case DAXLEASE_STATE_ACTIVE:
 	case DAXLEASE_STATE_UNGUARDED:
 		if (!l->breaking)
 			return false;
-		begin_drain(l, mr);
+		begin_drain(l, r);
 		return true;
 	case DAXLEASE_STATE_DRAINING:
-		return step_draining(mr);
+		return step_draining(r);
 	case DAXLEASE_STATE_DEREGISTERING:
-		if (!is_time(mr->retry_at_ns))
+		if (!is_time(r->retry_at_ns))
 			return false;
-		deregister(run, l, mr);
+		deregister(run, l, r);
 		return true;
 	case DAXLEASE_STATE_RELEASED:
-		return l->held && !l->breaking && can_regain(mr) && is_time(mr->retry_at_ns) &&
-		       regain(run, mr);
+		return l->held && !l->breaking && can_regain(r) && is_time(r->retry_at_ns) &&
+		       regain(run, r);
 	case DAXLEASE_STATE_REGAINING:
 		break;
 	}
@@ -745,27 +738,27 @@ static void plan_retake(struct lease *l)
 	l->retry_at_ns = now + l->patience_ms * NSEC_PER_MSEC;
 }
 
-static void end_region_break(struct lease *l, struct daxlease_mr *mr, int lost)
+static void end_region_break(struct lease *l, struct region *r, int lost)
 {
-	struct daxlease_stats *stats = &mr->ctx->stats;
+	struct daxlease_stats *stats = &r->ctx->stats;
 
-	if (!mr->in_break)
+	if (!r->in_break)
 		return;
-	mr->in_break = false;
-	mr->release_result = lost ? lost : mr->fenced ? -ETIMEDOUT : 0;
-	mr->release_due = mr->opts.release;
-	mr->guard_flips = 0; /* the release says it all */
-	mr->guard_told = true;
-	if (!mr->release_result)
+	r->in_break = false;
+	r->release_result = lost ? lost : r->fenced ? -ETIMEDOUT : 0;
+	r->release_due = r->has.release;
+	r->guard_flips = 0; /* the release says it all */
+	r->guard_told = true;
+	if (!r->release_result)
 		stats->released++;
-	if (mr->release_result == -ESTALE || !l->result)
-		l->result = mr->release_result;
+	if (r->release_result == -ESTALE || !l->result)
+		l->result = r->release_result;
 }
 
 /* The last region is deregistered: let the others go on. */
 static bool end_break(struct daxlease_ctx *ctx, struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 	int err = 0;
 
 	if (any_registered(l))
@@ -783,19 +776,18 @@ static bool end_break(struct daxlease_ctx *ctx, struct lease *l)
 	plan_retake(l);
 	if (sys_now_ns() - l->notice_ns > ctx->stats.drain_max_ns)
 		ctx->stats.drain_max_ns = sys_now_ns() - l->notice_ns;
-	TAILQ_FOREACH(mr, &l->regions, link)
-		end_region_break(l, mr, err);
+	TAILQ_FOREACH(r, &l->regions, link)
+		end_region_break(l, r, err);
 	return true;
 }
 
 /* On-demand memory stays safe whatever a reader does; pins and purists differ. */
 static bool may_lend(const struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if ((mr->ibv_mr && !mr->on_demand) ||
-		    (mr->opts.flags & DAXLEASE_MR_DRAIN_FOR_READERS))
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if ((r->pinned && !r->on_demand) || (r->flags & DAXLEASE_MR_DRAIN_FOR_READERS))
 			return false;
 	}
 	return true;
@@ -803,7 +795,7 @@ static bool may_lend(const struct lease *l)
 
 static void lend(struct daxlease_ctx *ctx, struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 
 	brk_give_back(ctx, l);
 	if (l->held) { /* it could not be; the slow way may */
@@ -816,20 +808,20 @@ static void lend(struct daxlease_ctx *ctx, struct lease *l)
 	ctx->stats.reader_breaks++;
 	l->lent = true;
 	plan_retake(l);
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (mr->state == DAXLEASE_STATE_ACTIVE)
-			set_guarded(mr, false);
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (r->state == DAXLEASE_STATE_ACTIVE)
+			set_guarded(r, false);
 	}
 }
 
 /* A break by others during our own: their deadline counts as well. */
 static void tighten(struct daxlease_ctx *ctx, struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 
 	set_foreign(ctx, l, l->noticed_ns);
-	TAILQ_FOREACH(mr, &l->regions, link)
-		mr->deadline_ns = min_u64(mr->deadline_ns, l->budget_end_ns);
+	TAILQ_FOREACH(r, &l->regions, link)
+		r->deadline_ns = min_u64(r->deadline_ns, l->budget_end_ns);
 }
 
 /* A signal came for it: what does the kernel want? */
@@ -855,13 +847,13 @@ static void look(struct daxlease_ctx *ctx, struct lease *l)
 
 static bool shrank(const struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 	uint64_t size;
 
 	if (sys_file_size(l->fd, &size))
 		return true;
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (mr->ibv_mr && brk_room(mr, size) < mr->registered)
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (r->pinned && brk_room(r, size) < r->registered)
 			return true;
 	}
 	return false;
@@ -869,16 +861,16 @@ static bool shrank(const struct lease *l)
 
 static void guard_again(struct daxlease_ctx *ctx, struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 
 	l->lent = false;
 	if (shrank(l)) {
 		brk_begin(ctx, l, DAXLEASE_CAUSE_SHRUNK);
 		return;
 	}
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (mr->state == DAXLEASE_STATE_UNGUARDED)
-			set_guarded(mr, true);
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (r->state == DAXLEASE_STATE_UNGUARDED)
+			set_guarded(r, true);
 	}
 }
 
@@ -937,7 +929,7 @@ static void say_not_retaken(struct daxlease_ctx *ctx, struct lease *l, int err)
 
 int brk_retake(struct daxlease_ctx *ctx, struct lease *l, const struct brk_runner *runner)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 	int err = brk_take(ctx, l, l->ops->kind, runner);
 
 	if (err) {
@@ -947,9 +939,9 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l, const struct brk_runne
 		return err;
 	}
 	l->taken_ns = sys_now_ns();
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (mr->past_end) /* it may be long enough now */
-			mr->retry_at_ns = 0;
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (r->past_end) /* it may be long enough now */
+			r->retry_at_ns = 0;
 	}
 	brk_queue(ctx, l); /* for the regions that wait for it */
 	log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "leased again", FILE_ARGS(l));
@@ -977,10 +969,10 @@ static bool step_lease(struct run *run, struct lease *l)
 
 static bool step_regions(struct run *run, struct lease *l)
 {
-	struct daxlease_mr *mr;
+	struct region *r;
 
-	TAILQ_FOREACH(mr, &l->regions, link) {
-		if (step_region(run, l, mr))
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (step_region(run, l, r))
 			return true; /* the list may have changed */
 	}
 	return false;

@@ -10,10 +10,9 @@
 #define DAXLEASE_BRK_H
 
 #include "objects.h"
-#include "pin.h"
 
 /*
- * What the running thread may do. It goes away, into a callback or a verbs call, for
+ * What the running thread may do. It goes away, into a callback or a call of a pin, for
  * as long as that takes; somebody else has to keep the deadlines meanwhile.
  */
 struct brk_runner {
@@ -57,14 +56,14 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l, const struct brk_runne
 /* Gives the lease back, of which no region is registered. 0, -ESTALE or -errno. */
 int brk_give_back(struct daxlease_ctx *ctx, struct lease *l);
 
-/* ibv_reg_mr() returned: the region is in use, whatever happened meanwhile. */
-void brk_registered(struct daxlease_mr *mr, const struct pin *pin, size_t length);
+/* It was attached: the region is in use, whatever happened meanwhile. */
+void brk_registered(struct region *r, size_t length, bool on_demand);
 
-/* The MR, but not from the moment on that it may be deregistered: then NULL. */
-struct ibv_mr *brk_usable_mr(const struct daxlease_mr *mr);
+/* It is pinned, and there is no knowing yet that it will be detached at any moment. */
+bool brk_usable(const struct region *r);
 
 /* Bytes of the region that the pages of a file of this size reach. */
-size_t brk_room(const struct daxlease_mr *mr, uint64_t size);
+size_t brk_room(const struct region *r, uint64_t size);
 
 /* A callback runs in this thread, of whatever context. */
 bool brk_in_callback(void);

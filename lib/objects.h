@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The three objects, and who may touch what.
+ * The objects, and who may touch what.
  *
  * ctx->lock protects every member of a context, of its leases and of its regions,
  * unless the member says otherwise. It is never held while the user's code or a
- * verbs call runs: a region is marked busy (in_cb, in_verbs) instead, and a busy
+ * call of a pin runs: a region is marked busy (in_cb, in_pin) instead, and a busy
  * region is not freed, nor its lease. The same goes for a lease that is being taken, which
  * may wait (taking). Inside it log->lock and the lock in lease.c are taken, never both.
  */
@@ -23,6 +23,7 @@
 #include "guard.h"
 #include "lease.h"
 #include "log.h"
+#include "pin.h"
 #include "publish.h"
 
 #define LEASE_BUCKETS 256
@@ -33,7 +34,7 @@ struct lease {
 	LIST_ENTRY(lease) bucket_link; /* ctx->buckets */
 	TAILQ_ENTRY(lease) link;       /* ctx->leases */
 	TAILQ_ENTRY(lease) work_link;  /* ctx->work, if on_work */
-	TAILQ_HEAD(regions, daxlease_mr) regions;
+	TAILQ_HEAD(regions, region) regions;
 	const struct lease_ops *ops;
 	dev_t dev;
 	ino_t ino;
@@ -52,7 +53,7 @@ struct lease {
 	enum daxlease_cause cause;   /* of the break, or of the last one */
 	int result;		     /* of the last break: 0, -ETIMEDOUT, -ESTALE */
 	int retake_error;	     /* that it was said why it is not leased again */
-	int error;		     /* of ibv_dereg_mr() or of giving back in this break, or 0 */
+	int error;		     /* of detaching or of giving back in this break, or 0 */
 	bool foreign;		     /* others wait for it: the kernel has a deadline */
 	uint64_t noticed_ns;	     /* when noticed was set */
 	uint64_t notice_ns;	     /* when the break began */
@@ -65,43 +66,47 @@ struct lease {
 	uint32_t patience_ms; /* before the first attempt to take it again */
 };
 
-/* A region: a share in a lease (or none), and a pin: the memory region. */
-struct daxlease_mr {
-	TAILQ_ENTRY(daxlease_mr) link; /* lease->regions */
-	struct daxlease_ctx *ctx;      /* constant from here */
-	struct lease *lease;	       /* NULL: memory that passed through */
-	struct ibv_pd *pd;
+/* A region: a share in a lease (or none), and a pin, of which pin.h says what kinds there are. */
+struct region {
+	TAILQ_ENTRY(region) link; /* lease->regions */
+	struct daxlease_ctx *ctx; /* constant from here */
+	const struct pin_ops *ops;
+	struct lease *lease; /* NULL: memory that passed through */
 	void *addr;
 	size_t length;
-	int access;
 	struct dax_range range;
-	struct daxlease_mr_opts opts; /* to here */
+	unsigned int flags; /* DAXLEASE_MR_* */
+	enum daxlease_kind kind;
+	uint32_t drain_budget_ms;
+	struct {
+		bool drain, release, regain, guard;
+	} has; /* the user's callbacks. To here */
 
-	struct ibv_mr *ibv_mr;
+	bool pinned; /* attached */
 	size_t registered;
 	uint64_t generation;
 	enum daxlease_state state;
 	bool on_demand;
 
-	bool in_cb;    /* a callback of this region runs, without the lock */
-	bool in_verbs; /* a verbs call of this region runs, without the lock */
-	bool closing;  /* daxlease_dereg_mr(): no callbacks any more, no regaining */
+	bool in_cb;   /* a callback of this region runs, without the lock */
+	bool in_pin;  /* a call of its pin runs, without the lock */
+	bool closing; /* being deregistered: no callbacks any more, no regaining */
 
 	/* The break that it is in */
 	bool in_break;
 	bool asked;	      /* the drain callback was called */
 	bool answered;	      /* and it is done */
 	bool fenced;	      /* or it was not */
-	bool fence_due;	      /* queue pairs are still to be moved to error */
+	bool fence_due;	      /* the pin is still to be fenced */
 	uint64_t late_ns;     /* it was registered only then, after the break began, or 0 */
 	uint64_t deadline_ns; /* end of its budget */
 
 	/* Regaining */
-	bool regain_once; /* daxlease_mr_regain() */
+	bool regain_once; /* asked for, for this time */
 	bool regain_off;  /* given up */
 	bool past_end;	  /* the file ends before it */
 	int last_error;
-	uint64_t retry_at_ns; /* not before: ibv_dereg_mr() or ibv_reg_mr() again */
+	uint64_t retry_at_ns; /* not before: detaching or attaching again */
 	uint32_t backoff_ms;
 
 	/* Callbacks that are due, told in this order */
@@ -113,10 +118,24 @@ struct daxlease_mr {
 	int release_result;
 
 	struct publish_region *published; /* its place in ctx->table, or NULL */
-
-	struct ibv_qp **qps; /* in_verbs keeps it from changing */
-	size_t nqps, maxqps;
 };
+
+/* A region that is pinned by a memory region. */
+struct daxlease_mr {
+	struct region region;
+	struct ibv_pd *pd; /* constant from here */
+	int access;
+	struct daxlease_mr_opts opts; /* to here */
+	struct ibv_mr *ibv_mr;	      /* valid while region.pinned */
+	struct ibv_qp **qps;	      /* region.in_pin keeps it from changing */
+	size_t nqps, maxqps;
+	struct daxlease_regain regain; /* for the callback that is due; kept by region.in_cb */
+};
+
+static inline struct daxlease_mr *mr_of(struct region *r)
+{
+	return (struct daxlease_mr *)((char *)r - offsetof(struct daxlease_mr, region));
+}
 
 struct helper {
 	struct daxlease_ctx *ctx;
@@ -166,7 +185,7 @@ struct daxlease_ctx {
 	uint64_t watch_due_ns;
 	uint64_t watch_busy_ns; /* since when it is not */
 	bool stop;
-	unsigned int users;	    /* threads of ours in a callback or verbs call */
+	unsigned int users;	    /* threads of ours in a callback or call of a pin */
 	unsigned int guard_runners; /* threads of the guard that run the pipeline */
 	unsigned int nhelpers;	    /* running */
 	pthread_cond_t help;	    /* there is work for them; CLOCK_MONOTONIC */

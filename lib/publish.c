@@ -58,47 +58,48 @@ static struct publish_region *free_slot(struct publish_table *t)
 	return NULL;
 }
 
-static void fill(const struct daxlease_mr *mr, struct publish_region *r)
+static void fill(const struct region *r, struct publish_region *slot)
 {
-	r->kind = mr->lease->ops ? mr->lease->ops->kind : DAXLEASE_KIND_NONE;
-	r->on_demand = mr->on_demand;
-	r->breaks += mr->state == DAXLEASE_STATE_DRAINING && r->state != DAXLEASE_STATE_DRAINING;
-	r->state = mr->state;
-	r->since_ns = sys_now_ns();
+	slot->kind = r->lease->ops ? r->lease->ops->kind : DAXLEASE_KIND_NONE;
+	slot->on_demand = r->on_demand;
+	slot->breaks +=
+		r->state == DAXLEASE_STATE_DRAINING && slot->state != DAXLEASE_STATE_DRAINING;
+	slot->state = r->state;
+	slot->since_ns = sys_now_ns();
 }
 
-void publish_add(struct daxlease_mr *mr)
+void publish_add(struct region *r)
 {
-	struct publish_table *t = mr->ctx->table;
-	struct publish_region *r = t ? free_slot(t) : NULL;
+	struct publish_table *t = r->ctx->table;
+	struct publish_region *slot = t ? free_slot(t) : NULL;
 
 	if (!t)
 		return;
 	begin(t);
-	if (r) {
-		*r = (struct publish_region){
-			.addr = (uintptr_t)mr->addr,
-			.length = mr->length,
-			.dev = mr->range.dev,
-			.ino = mr->range.ino,
+	if (slot) {
+		*slot = (struct publish_region){
+			.addr = (uintptr_t)r->addr,
+			.length = r->length,
+			.dev = r->range.dev,
+			.ino = r->range.ino,
 			.used = 1,
 		};
-		fill(mr, r);
+		fill(r, slot);
 	}
-	end(t, &mr->ctx->stats);
-	mr->published = r;
+	end(t, &r->ctx->stats);
+	r->published = slot;
 }
 
-void publish_state(struct daxlease_mr *mr)
+void publish_state(struct region *r)
 {
-	struct publish_table *t = mr->ctx->table;
+	struct publish_table *t = r->ctx->table;
 
 	if (!t)
 		return;
 	begin(t);
-	if (mr->published)
-		fill(mr, mr->published);
-	end(t, &mr->ctx->stats);
+	if (r->published)
+		fill(r, r->published);
+	end(t, &r->ctx->stats);
 }
 
 void publish_counters(struct daxlease_ctx *ctx)
@@ -111,15 +112,15 @@ void publish_counters(struct daxlease_ctx *ctx)
 	end(t, &ctx->stats);
 }
 
-void publish_remove(struct daxlease_mr *mr)
+void publish_remove(struct region *r)
 {
-	struct publish_table *t = mr->ctx->table;
+	struct publish_table *t = r->ctx->table;
 
 	if (!t)
 		return;
 	begin(t);
-	if (mr->published)
-		memset(mr->published, 0, sizeof(*mr->published));
-	end(t, &mr->ctx->stats);
-	mr->published = NULL;
+	if (r->published)
+		memset(r->published, 0, sizeof(*r->published));
+	end(t, &r->ctx->stats);
+	r->published = NULL;
 }

@@ -39,16 +39,16 @@ struct publish_table {
 };
 
 struct daxlease_ctx;
-struct daxlease_mr;
+struct region;
 
 /* 0 or -errno. */
 int publish_new(struct publish_table **ret_table);
 void publish_free(struct publish_table *table);
 
 /* With ctx->lock. Of a context that does not publish: nothing is done. */
-void publish_add(struct daxlease_mr *mr);
-void publish_state(struct daxlease_mr *mr);
-void publish_remove(struct daxlease_mr *mr);
+void publish_add(struct region *r);
+void publish_state(struct region *r);
+void publish_remove(struct region *r);
 /* When some of these may have changed since. */
 void publish_counters(struct daxlease_ctx *ctx);
 

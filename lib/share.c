@@ -252,52 +252,52 @@ static int share_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_
 	return 0;
 }
 
-int share_join(struct daxlease_mr *mr, int fd)
+int share_join(struct region *r, int fd)
 {
-	struct daxlease_ctx *ctx = mr->ctx;
-	enum daxlease_kind kind = mr->opts.kind;
-	bool exclusive = mr->opts.flags & DAXLEASE_MR_EXCLUSIVE;
+	struct daxlease_ctx *ctx = r->ctx;
+	enum daxlease_kind kind = r->kind;
+	bool exclusive = r->flags & DAXLEASE_MR_EXCLUSIVE;
 	struct lease *l;
 	int err;
 
 	/* Somebody takes it: that may go wrong, and then it is not there. */
-	while ((l = find_lease(ctx, &mr->range, fd)) && l->taking)
+	while ((l = find_lease(ctx, &r->range, fd)) && l->taking)
 		pthread_cond_wait(&ctx->changed, &ctx->lock);
 	if (l)
-		err = share_lease(ctx, l, kind, exclusive, mr->range.writable);
+		err = share_lease(ctx, l, kind, exclusive, r->range.writable);
 	else
-		err = new_lease(ctx, fd, kind, exclusive, &mr->range, &l);
+		err = new_lease(ctx, fd, kind, exclusive, &r->range, &l);
 	if (err)
 		return err;
-	mr->lease = l;
-	TAILQ_INSERT_TAIL(&l->regions, mr, link);
-	publish_add(mr);
+	r->lease = l;
+	TAILQ_INSERT_TAIL(&l->regions, r, link);
+	publish_add(r);
 	return 0;
 }
 
-void share_leave(struct daxlease_mr *mr)
+void share_leave(struct region *r)
 {
-	struct lease *l = mr->lease;
+	struct lease *l = r->lease;
 
-	wait_taken(mr->ctx, l);
-	TAILQ_REMOVE(&l->regions, mr, link);
-	publish_remove(mr);
+	wait_taken(r->ctx, l);
+	TAILQ_REMOVE(&l->regions, r, link);
+	publish_remove(r);
 	if (TAILQ_EMPTY(&l->regions))
-		end_lease(mr->ctx, l);
+		end_lease(r->ctx, l);
 	else
-		brk_left(mr->ctx, l);
+		brk_left(r->ctx, l);
 }
 
-int share_give_back_last(struct daxlease_mr *mr)
+int share_give_back_last(struct region *r)
 {
-	struct lease *l = mr->lease;
+	struct lease *l = r->lease;
 	int err;
 
 	if (!l)
 		return 0;
-	wait_taken(mr->ctx, l);
+	wait_taken(r->ctx, l);
 	if (!l->held || lease_is_shared(l))
 		return 0;
-	err = brk_give_back(mr->ctx, l);
+	err = brk_give_back(r->ctx, l);
 	return l->held ? err : 0;
 }

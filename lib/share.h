@@ -10,18 +10,18 @@
 #include "objects.h"
 
 /*
- * Puts mr, which is not registered yet, under the lease of its file; mr->range says
- * which, mr->opts.kind what kind. A refusal is logged.
+ * Puts r, which is not registered yet, under the lease of its file; r->range says
+ * which, r->kind what kind. A refusal is logged.
  */
-int share_join(struct daxlease_mr *mr, int fd);
+int share_join(struct region *r, int fd);
 
-/* mr, which is not registered any more, leaves. */
-void share_leave(struct daxlease_mr *mr);
+/* r, which is not registered any more, leaves. */
+void share_leave(struct region *r);
 
 /*
- * Gives the lease back if mr is the last that has it, so that a failure can still be
- * told: then mr has to stay.
+ * Gives the lease back if r is the last that has it, so that a failure can still be
+ * told: then r has to stay.
  */
-int share_give_back_last(struct daxlease_mr *mr);
+int share_give_back_last(struct region *r);
 
 #endif

@@ -10,9 +10,9 @@ enum state_event {
 	EV_LEND,       /* the lease was lent to a reader */
 	EV_GUARD,      /* and is held again */
 	EV_DRAINED,    /* the application is done, or was fenced */
-	EV_DEREG,      /* ibv_dereg_mr() returned 0 */
-	EV_REGAIN,     /* the lease is held, ibv_reg_mr() begins */
-	EV_REG,	       /* ibv_reg_mr() returned an MR */
+	EV_DEREG,      /* the pin is detached */
+	EV_REGAIN,     /* the lease is held, attaching begins */
+	EV_REG,	       /* it is attached */
 	EV_REG_FAILED, /* or did not */
 	EV_COUNT
 };

@@ -66,7 +66,7 @@ void watch_kick(struct daxlease_ctx *ctx)
 }
 
 /* ------------------------------------------------------------------------- */
-/* Threads of ours: while one is away, in a callback or a verbs call, another is here */
+/* Threads of ours: while one is away, in a callback or a call of a pin, another is here */
 
 static int start_helper(struct daxlease_ctx *ctx)
 {
@@ -102,7 +102,7 @@ static bool may_call_in_thread(struct daxlease_ctx *ctx)
 	return true;
 }
 
-/* A verbs call has to be made, with or without a deputy. */
+/* A call of a pin has to be made, with or without a deputy. */
 static void away_in_thread(struct daxlease_ctx *ctx)
 {
 	if (is_last(ctx))
