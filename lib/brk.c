@@ -101,6 +101,34 @@ static bool is_registered(const struct region *r)
 	return r->pinned || r->in_pin;
 }
 
+/* And not only because requests that are under way use it still. */
+static bool is_attached(const struct region *r)
+{
+	return (r->pinned && !r->leaving) || r->in_pin;
+}
+
+static bool any_attached(const struct lease *l)
+{
+	struct region *r;
+
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (is_attached(r))
+			return true;
+	}
+	return false;
+}
+
+bool brk_any_leaving(const struct lease *l)
+{
+	struct region *r;
+
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (r->leaving)
+			return true;
+	}
+	return false;
+}
+
 static bool any_registered(const struct lease *l)
 {
 	struct region *r;
@@ -165,6 +193,12 @@ static bool is_unneeded(const struct lease *l)
 	return !any_registered(l) && !any_wants_regain(l);
 }
 
+/* Asked, or told to go, but it is not gone yet: when that counts as an overrun. */
+static uint64_t overrun_at(const struct region *r)
+{
+	return r->in_break && !r->fenced && (r->leaving || r->elsewhere) ? r->deadline_ns : NEVER;
+}
+
 /* When time alone makes something due: what the steps below wait for. */
 static uint64_t region_due(const struct lease *l, const struct region *r)
 {
@@ -174,9 +208,10 @@ static uint64_t region_due(const struct lease *l, const struct region *r)
 	case DAXLEASE_STATE_DRAINING:
 		return r->deadline_ns;
 	case DAXLEASE_STATE_DEREGISTERING:
-		return r->retry_at_ns;
+		return min_u64(overrun_at(r), r->elsewhere ? NEVER : r->retry_at_ns);
 	case DAXLEASE_STATE_RELEASED:
-		return l->held && !l->breaking && can_regain(r) ? r->retry_at_ns : NEVER;
+		return l->held && !l->breaking && !r->elsewhere && can_regain(r) ? r->retry_at_ns :
+										   NEVER;
 	default:
 		return NEVER;
 	}
@@ -189,7 +224,7 @@ static uint64_t lease_due(const struct lease *l)
 
 	if (l->taking)
 		; /* whoever does queues it afterwards */
-	else if (l->breaking ? !any_registered(l) :
+	else if (l->breaking ? !any_attached(l) :
 		 l->held     ? is_unneeded(l) :
 			       !l->recalled && (l->lent || any_can_regain(l)))
 		due = l->retry_at_ns;
@@ -241,12 +276,11 @@ static void come_back(struct run *run, bool *busy)
 	pthread_cond_broadcast(&run->ctx->changed);
 }
 
-static void begin_drain(struct lease *l, struct region *r)
+static void join_break(struct lease *l, struct region *r)
 {
 	uint32_t ms = r->drain_budget_ms ? r->drain_budget_ms : BUDGET_DEFAULT_MS;
 	uint64_t start = r->late_ns ? r->late_ns : l->notice_ns;
 
-	move(r, EV_BREAK);
 	r->in_break = true;
 	r->asked = false;
 	r->answered = !r->has.drain;
@@ -255,15 +289,27 @@ static void begin_drain(struct lease *l, struct region *r)
 	r->deadline_ns = min_u64(start + ms * NSEC_PER_MSEC, l->budget_end_ns);
 }
 
+static void begin_drain(struct lease *l, struct region *r)
+{
+	move(r, EV_BREAK);
+	join_break(l, r);
+}
+
+static void overrun(struct region *r, const char *why)
+{
+	r->fenced = true;
+	r->fence_due = true;
+	r->ctx->stats.overruns++;
+	r->lease->retry_at_ns = 0; /* to ask soon whether that has helped */
+	r->lease->backoff_ms = 0;
+	log_add(&r->ctx->log, DAXLEASE_LOG_WARNING, FILE_FMT "region %p+%zu fenced: %s",
+		FILE_ARGS(r->lease), r->addr, r->registered, why);
+}
+
 static void end_drain(struct region *r, const char *why_fenced)
 {
-	if (why_fenced) {
-		r->fenced = true;
-		r->fence_due = true;
-		r->ctx->stats.overruns++;
-		log_add(&r->ctx->log, DAXLEASE_LOG_WARNING, FILE_FMT "region %p+%zu fenced: %s",
-			FILE_ARGS(r->lease), r->addr, r->registered, why_fenced);
-	}
+	if (why_fenced)
+		overrun(r, why_fenced);
 	move(r, EV_DRAINED);
 	r->retry_at_ns = 0;
 	r->backoff_ms = 0;
@@ -279,6 +325,50 @@ static void fence(struct region *r)
 	callback_depth--;
 }
 
+/* False: it is to be done in another thread, which shall come and dispatch. */
+static bool is_here(struct region *r)
+{
+	r->elsewhere = r->ops->is_here && !r->ops->is_here(r);
+	if (r->elsewhere)
+		r->lease->user_due = r->ctx->user_due = true;
+	return !r->elsewhere;
+}
+
+void brk_leaving(struct region *r)
+{
+	r->leaving = true;
+	if (atomic_load(&r->gone))
+		r->retry_at_ns = 0;
+	else if (r->fenced) /* there may be new ones to fence, that were about to begin */
+		r->retry_at_ns = back_off(&r->backoff_ms, sys_now_ns());
+	else
+		r->retry_at_ns = NEVER;
+}
+
+void brk_gone(struct region *r)
+{
+	atomic_store(&r->gone, true);
+	if (!r->leaving)
+		return;
+	r->retry_at_ns = 0;
+	r->lease->retry_at_ns = 0;
+	brk_queue(r->ctx, r->lease);
+	pthread_cond_broadcast(&r->ctx->changed); /* as in region_drained() */
+}
+
+void brk_detached(struct region *r)
+{
+	log_add(&r->ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "deregistered %p+%zu",
+		FILE_ARGS(r->lease), r->addr, r->registered);
+	r->pinned = false;
+	r->leaving = false;
+	r->registered = 0;
+	r->last_error = 0;
+	r->retry_at_ns = 0;
+	r->backoff_ms = 0;
+	move(r, EV_DEREG);
+}
+
 static void deregister(struct run *run, struct lease *l, struct region *r)
 {
 	int err;
@@ -288,25 +378,23 @@ static void deregister(struct run *run, struct lease *l, struct region *r)
 		fence(r);
 	err = r->ops->detach(r);
 	come_back(run, &r->in_pin);
-	r->fence_due = false;
-	if (err) {
-		r->ctx->stats.dereg_failures++;
-		r->last_error = err;
-		l->error = err;
-		r->retry_at_ns = back_off(&r->backoff_ms, sys_now_ns());
-		log_add(&r->ctx->log, DAXLEASE_LOG_ERR,
-			FILE_FMT "%s of %p+%zu: %s; the lease is kept, trying again", FILE_ARGS(l),
-			r->ops->detach_call, r->addr, r->registered, strerror(-err));
+	/* What uses it may not have been found this time. */
+	r->fence_due = r->fenced && err == -EINPROGRESS;
+	if (!err) {
+		brk_detached(r);
 		return;
 	}
-	log_add(&r->ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "deregistered %p+%zu", FILE_ARGS(l),
-		r->addr, r->registered);
-	r->pinned = false;
-	r->registered = 0;
-	r->last_error = 0;
-	r->retry_at_ns = 0;
-	r->backoff_ms = 0;
-	move(r, EV_DEREG);
+	if (err == -EINPROGRESS) {
+		brk_leaving(r);
+		return;
+	}
+	r->ctx->stats.dereg_failures++;
+	r->last_error = err;
+	l->error = err;
+	r->retry_at_ns = back_off(&r->backoff_ms, sys_now_ns());
+	log_add(&r->ctx->log, DAXLEASE_LOG_ERR,
+		FILE_FMT "%s of %p+%zu: %s; the lease is kept, trying again", FILE_ARGS(l),
+		r->ops->detach_call, r->addr, r->registered, strerror(-err));
 }
 
 size_t brk_room(const struct region *r, uint64_t size)
@@ -350,6 +438,7 @@ static void regain_failed(struct region *r, int err)
 void brk_registered(struct region *r, size_t length, bool on_demand)
 {
 	r->pinned = true;
+	r->leaving = false;
 	r->on_demand = on_demand;
 	move(r, EV_REG);
 	r->registered = length;
@@ -531,6 +620,23 @@ static bool step_draining(struct region *r)
 	return true;
 }
 
+static bool step_deregistering(struct run *run, struct lease *l, struct region *r)
+{
+	uint64_t now = sys_now_ns();
+
+	if (l->breaking && !r->in_break) /* the program began it, before the break */
+		join_break(l, r);
+	if (now >= overrun_at(r)) {
+		overrun(r, r->leaving ? "requests use it still at the end of its budget" :
+					"its ring's own thread did not dispatch within its budget");
+		r->retry_at_ns = 0;
+	}
+	if (now < r->retry_at_ns || !is_here(r))
+		return false;
+	deregister(run, l, r);
+	return true;
+}
+
 static bool step_region(struct run *run, struct lease *l, struct region *r)
 {
 	if (try_callback(run, l, r))
@@ -547,13 +653,10 @@ static bool step_region(struct run *run, struct lease *l, struct region *r)
 	case DAXLEASE_STATE_DRAINING:
 		return step_draining(r);
 	case DAXLEASE_STATE_DEREGISTERING:
-		if (!is_time(r->retry_at_ns))
-			return false;
-		deregister(run, l, r);
-		return true;
+		return step_deregistering(run, l, r);
 	case DAXLEASE_STATE_RELEASED:
 		return l->held && !l->breaking && can_regain(r) && is_time(r->retry_at_ns) &&
-		       regain(run, r);
+		       is_here(r) && regain(run, r);
 	case DAXLEASE_STATE_REGAINING:
 		break;
 	}
@@ -684,6 +787,7 @@ static const char *why_not_given_back(int err)
 
 int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 {
+	bool waits;
 	int err = 0;
 
 	for (int i = 0; l->held && i < GIVE_BACK_TRIES; i++) {
@@ -696,14 +800,15 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 		err = -ESTALE;
 		l->held = false;
 	}
+	waits = err == -EBUSY && brk_any_leaving(l);
 	if (err == -ESTALE) {
 		ctx->stats.lost++;
 		log_add(&ctx->log, DAXLEASE_LOG_WARNING,
 			FILE_FMT "the kernel had taken the lease before it was given back: lost",
 			FILE_ARGS(l));
 	} else if (err) {
-		/* Once for all attempts. */
-		log_add(&ctx->log, err == l->error ? DAXLEASE_LOG_DEBUG : DAXLEASE_LOG_ERR,
+		/* Once for all attempts; and not if it was only a question: see end_break(). */
+		log_add(&ctx->log, err == l->error || waits ? DAXLEASE_LOG_DEBUG : DAXLEASE_LOG_ERR,
 			FILE_FMT "lease not given back: %s%s", FILE_ARGS(l), strerror(-err),
 			why_not_given_back(err));
 	} else if (is_late(l)) {
@@ -714,10 +819,10 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 	} else {
 		log_add(&ctx->log, DAXLEASE_LOG_INFO, FILE_FMT "lease given back", FILE_ARGS(l));
 	}
-	if (l->held)
-		l->error = err;
-	else
+	if (!l->held)
 		ctx->stats.leases--;
+	else if (!waits)
+		l->error = err;
 	return err;
 }
 
@@ -761,8 +866,9 @@ static bool end_break(struct daxlease_ctx *ctx, struct lease *l)
 	struct region *r;
 	int err = 0;
 
-	if (any_registered(l))
+	if (any_attached(l))
 		return false;
+	/* Where requests use pages still, as far as we know, this asks the kernel, who knows. */
 	if (l->held)
 		err = brk_give_back(ctx, l);
 	if (l->held) { /* see kernel_took() */
@@ -776,8 +882,11 @@ static bool end_break(struct daxlease_ctx *ctx, struct lease *l)
 	plan_retake(l);
 	if (sys_now_ns() - l->notice_ns > ctx->stats.drain_max_ns)
 		ctx->stats.drain_max_ns = sys_now_ns() - l->notice_ns;
-	TAILQ_FOREACH(r, &l->regions, link)
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (r->leaving)
+			brk_detached(r);
 		end_region_break(l, r, err);
+	}
 	return true;
 }
 

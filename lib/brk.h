@@ -59,11 +59,26 @@ int brk_give_back(struct daxlease_ctx *ctx, struct lease *l);
 /* It was attached: the region is in use, whatever happened meanwhile. */
 void brk_registered(struct region *r, size_t length, bool on_demand);
 
+/* It is detached, and nothing uses its pages any more. */
+void brk_detached(struct region *r);
+
+/*
+ * detach said -EINPROGRESS: wait, and look again. In a break until the budget is over at most,
+ * else for brk_gone() only.
+ */
+void brk_leaving(struct region *r);
+
+/* The pin is gone by itself: its last user, maybe after detach said -EINPROGRESS. */
+void brk_gone(struct region *r);
+
 /* It is pinned, and there is no knowing yet that it will be detached at any moment. */
 bool brk_usable(const struct region *r);
 
 /* Bytes of the region that the pages of a file of this size reach. */
 size_t brk_room(const struct region *r, uint64_t size);
+
+/* Only for what uses it still is it not detached. */
+bool brk_any_leaving(const struct lease *l);
 
 /* A callback runs in this thread, of whatever context. */
 bool brk_in_callback(void);

@@ -88,9 +88,12 @@ struct region {
 	enum daxlease_state state;
 	bool on_demand;
 
-	bool in_cb;   /* a callback of this region runs, without the lock */
-	bool in_pin;  /* a call of its pin runs, without the lock */
-	bool closing; /* being deregistered: no callbacks any more, no regaining */
+	bool in_cb;	  /* a callback of this region runs, without the lock */
+	bool in_pin;	  /* a call of its pin runs, without the lock */
+	bool leaving;	  /* detached but for what uses the pages still; see pin_ops.detach */
+	bool elsewhere;	  /* what is due is to be done in another thread; see pin_ops.is_here */
+	atomic_bool gone; /* brk_gone() since it was attached; set with the lock, read without */
+	bool closing;	  /* being deregistered: no callbacks any more, no regaining */
 
 	/* The break that it is in */
 	bool in_break;

@@ -26,9 +26,16 @@ struct pin_ops {
 	 * not pinned, but by on-demand paging.
 	 */
 	int (*attach)(struct region *r, size_t length, bool *ret_on_demand);
+	/*
+	 * -EINPROGRESS: nothing new can use the pages, but something does still. If it ends,
+	 * brk_gone() is called; the kernel keeps such a lease from being given back before. Is
+	 * called again then, and from time to time.
+	 */
 	int (*detach)(struct region *r);
 	/* The budget is over: what uses the memory is to fail, as far as that can be had. */
 	void (*fence)(struct region *r);
+	/* Whether this thread may make these calls. NULL: any may. */
+	bool (*is_here)(const struct region *r);
 	/* How the program knows it, for log lines: "rkey 0x1234". With the lock. */
 	void (*describe)(const struct region *r, char *buf, size_t size);
 	/* Writes the object that it is a part of to where the caller wants it. With the lock. */
@@ -42,8 +49,6 @@ struct pin_ops {
 	void (*note_regain)(struct region *r, int error);
 	void (*regain)(struct region *r);
 };
-
-struct daxlease_mr;
 
 /* A memory region, pinned if the lease allows it, else with on-demand paging. */
 int pin_mr_attach(struct region *r, size_t length, bool *ret_on_demand);

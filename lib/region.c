@@ -180,8 +180,16 @@ static void wait_idle(struct region *r)
 		pthread_cond_wait(&r->ctx->changed, &r->ctx->lock);
 }
 
+/* For good, whatever comes. */
+static void retire(struct region *r, enum daxlease_state state)
+{
+	r->state = state;
+	r->regain_off = true;
+	publish_state(r);
+}
+
 /* The break pipeline may come first; then there is nothing left to do. */
-static int deregister(struct region *r)
+static int detach(struct region *r)
 {
 	int err = 0;
 
@@ -189,20 +197,38 @@ static int deregister(struct region *r)
 		return 0;
 	r->in_pin = true;
 	ctx_unlock(r->ctx);
-	err = r->ops->detach(r);
+	do
+		err = r->ops->detach(r);
+	while (err == -EINPROGRESS && atomic_load(&r->gone));
 	ctx_lock(r->ctx);
 	r->in_pin = false;
 	if (!err) {
 		r->pinned = false;
+		r->leaving = false;
 		r->registered = 0;
-		r->state = DAXLEASE_STATE_RELEASED; /* for good, whatever comes */
-		publish_state(r);
-		r->regain_off = true;
+		retire(r, DAXLEASE_STATE_RELEASED);
+	} else if (err == -EINPROGRESS) {
+		brk_leaving(r);
+		retire(r, DAXLEASE_STATE_DEREGISTERING);
+		err = 0;
 	} else {
 		log_add(&r->ctx->log, DAXLEASE_LOG_ERR,
 			"%s of %p+%zu: %s; region and lease stay, call again", r->ops->detach_call,
 			r->addr, r->length, strerror(-err));
 	}
+	return err;
+}
+
+/* If something uses it still, as far as we know: the kernel knows, but of whole leases only. */
+static int give_back_last(struct region *r)
+{
+	int err;
+
+	if (r->leaving && lease_is_shared(r->lease))
+		return -EBUSY;
+	err = share_give_back_last(r);
+	if (!err && r->leaving)
+		brk_detached(r);
 	return err;
 }
 
@@ -214,9 +240,9 @@ int region_deregister(struct region *r)
 	ctx_lock(ctx);
 	r->closing = true;
 	wait_idle(r);
-	err = deregister(r);
+	err = detach(r);
 	if (!err)
-		err = share_give_back_last(r);
+		err = give_back_last(r);
 	if (err) {
 		r->closing = false;
 		r->last_error = err;
