@@ -170,6 +170,11 @@ int daxlease_ctx_free(struct daxlease_ctx *ctx)
 	if (err)
 		return err;
 	ctx_lock(ctx);
+	if (ctx->rings) {
+		err = -EBUSY;
+		log_add(&ctx->log, DAXLEASE_LOG_ERR,
+			"context not freed: %u rings exist, free them first", ctx->rings);
+	}
 	if (ctx->stats.regions) {
 		err = -EBUSY;
 		log_add(&ctx->log, DAXLEASE_LOG_ERR,

@@ -123,7 +123,7 @@ static int take_in_turn(enum daxlease_kind kind, int fd, struct lease_want want,
 	for (unsigned int i = 0; i < ARRAY_SIZE(kinds) && ret == -EOPNOTSUPP; i++) {
 		if (kind != DAXLEASE_KIND_AUTO && kind != kinds[i]->kind)
 			continue;
-		if (want.exclusive && !kinds[i]->exclusive)
+		if ((want.exclusive && !kinds[i]->exclusive) || (want.pinned && !kinds[i]->pins))
 			continue;
 		ret = kinds[i]->take(fd, want, notice);
 		if (!ret)

@@ -25,6 +25,7 @@ struct lease_want {
 	int access_mode;     /* of the description: O_RDONLY, O_RDWR */
 	ino_t ino;	     /* of the file */
 	bool exclusive;	     /* nobody else may change the file */
+	bool pinned;	     /* memory that cannot be but pinned */
 	bool patient;	     /* taking it may wait a little for a change that is under way */
 	struct guard *guard; /* the context's; NULL: none for this one */
 };

@@ -18,6 +18,7 @@
 #include <sys/queue.h>
 
 #include <daxlease/daxlease.h>
+#include <daxlease/uring.h>
 
 #include "dax.h"
 #include "guard.h"
@@ -140,6 +141,31 @@ static inline struct daxlease_mr *mr_of(struct region *r)
 	return (struct daxlease_mr *)((char *)r - offsetof(struct daxlease_mr, region));
 }
 
+/* A ring of the program's. */
+struct daxlease_ring {
+	struct daxlease_ctx *ctx; /* constant from here */
+	int fd;			  /* our duplicate */
+	pid_t tid;		  /* the only thread that may make register calls, or 0. To here */
+	LIST_HEAD(, daxlease_buf) bufs;
+};
+
+/* A region that is pinned by a registered buffer. */
+struct daxlease_buf {
+	struct region region;
+	LIST_ENTRY(daxlease_buf) link; /* ring->bufs */
+	struct daxlease_ring *ring;    /* constant from here */
+	unsigned int slot;
+	struct daxlease_buf_opts opts;	   /* to here */
+	uint64_t tag;			   /* valid while region.pinned */
+	bool emptied;			   /* the slot, by us; region.in_pin keeps it */
+	struct daxlease_buf_regain regain; /* as in struct daxlease_mr */
+};
+
+static inline struct daxlease_buf *buf_of(struct region *r)
+{
+	return (struct daxlease_buf *)((char *)r - offsetof(struct daxlease_buf, region));
+}
+
 struct helper {
 	struct daxlease_ctx *ctx;
 	pthread_t thread;
@@ -174,6 +200,7 @@ struct daxlease_ctx {
 	struct lease **by_fd;	  /* fds long */
 	size_t nfds;
 	unsigned int breaking; /* leases that are */
+	unsigned int rings;    /* struct daxlease_ring that exist */
 	bool user_due;	       /* some lease->user_due */
 	bool event_set;	       /* event_fd was written since the last dispatch */
 	uint64_t next_due_ns;  /* no later than any lease->due_ns */

@@ -20,6 +20,7 @@ struct region;
  */
 struct pin_ops {
 	const char *detach_call; /* for log lines: what it is that failed */
+	bool must_pin;		 /* FS-DAX only under leases that allow it */
 
 	/*
 	 * Pins the first `length` bytes. A refusal is logged, and says why. *ret_on_demand:
@@ -55,5 +56,12 @@ int pin_mr_attach(struct region *r, size_t length, bool *ret_on_demand);
 int pin_mr_detach(struct region *r);
 /* Moves its queue pairs to the error state, all that can be. */
 void pin_mr_fence(struct region *r);
+
+/* A buffer in a slot of an io_uring. */
+int pin_buf_attach(struct region *r, size_t length, bool *ret_on_demand);
+int pin_buf_detach(struct region *r);
+/* Cancels requests of the ring. */
+void pin_buf_fence(struct region *r);
+bool pin_buf_is_here(const struct region *r);
 
 #endif

@@ -55,6 +55,12 @@ static int check_opts(struct region *r)
 			(int)r->kind, daxlease_kind_str(r->kind));
 		return -EOPNOTSUPP;
 	}
+	if (r->ops->must_pin && !ops->pins) {
+		log_add(&ctx->log, DAXLEASE_LOG_ERR,
+			"lease kind %s does not pin, which io_uring buffers need: use auto or layout",
+			daxlease_kind_str(r->kind));
+		return -EOPNOTSUPP;
+	}
 	if (r->flags & DAXLEASE_MR_EXCLUSIVE && !ops->exclusive) {
 		log_add(&ctx->log, DAXLEASE_LOG_ERR,
 			"lease kind %s does not refuse others: use auto, layout or guard, or leave "

@@ -65,9 +65,11 @@ static const char *no_guard(struct daxlease_ctx *ctx, char *buf, size_t size)
 	return buf;
 }
 
-static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, bool exclusive,
-			int err)
+static int refuse_lease(const struct region *r, int fd, int err)
 {
+	const bool exclusive = r->flags & DAXLEASE_MR_EXCLUSIVE;
+	const enum daxlease_kind kind = r->kind;
+	struct daxlease_ctx *ctx = r->ctx;
 	const char *why = "";
 	char guard[224] = "";
 
@@ -86,6 +88,12 @@ static int refuse_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kin
 		why = ": only the owner of the file may lease it: run as the owner, or with CAP_LEASE";
 		break;
 	case -EOPNOTSUPP:
+		if (r->ops->must_pin) {
+			why = ": io_uring buffers are pinned, which FS-DAX is only under a layout "
+			      "lease, and kernel or filesystem has none, or "
+			      "/proc/sys/fs/leases-enable is 0: see fcntl_layout(2)";
+			break;
+		}
 		if (kind == DAXLEASE_KIND_AUTO || kind == DAXLEASE_KIND_GUARD)
 			no_guard(ctx, guard, sizeof(guard));
 		if (kind == DAXLEASE_KIND_GUARD)
@@ -152,20 +160,22 @@ static void leave(struct daxlease_ctx *ctx, struct lease *l)
 	ctx->by_fd[l->fd] = NULL;
 }
 
-static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, bool exclusive,
-		     const struct dax_range *range, struct lease **ret_lease)
+static int new_lease(const struct region *r, int fd, struct lease **ret_lease)
 {
+	const struct dax_range *range = &r->range;
+	struct daxlease_ctx *ctx = r->ctx;
 	struct lease *l = sys_calloc(1, sizeof(*l));
 	int err;
 
 	if (!l)
-		return refuse_lease(ctx, fd, kind, exclusive, -ENOMEM);
+		return refuse_lease(r, fd, -ENOMEM);
 	TAILQ_INIT(&l->regions);
 	l->dev = range->dev;
 	l->ino = range->ino;
 	l->want = (struct lease_want){ .access_mode = range->access_mode,
 				       .ino = range->ino,
-				       .exclusive = exclusive,
+				       .exclusive = r->flags & DAXLEASE_MR_EXCLUSIVE,
+				       .pinned = r->ops->must_pin,
 				       .patient = true,
 				       .guard = ctx->guard };
 	l->due_ns = NEVER;
@@ -176,11 +186,11 @@ static int new_lease(struct daxlease_ctx *ctx, int fd, enum daxlease_kind kind, 
 	if (err)
 		goto err_close;
 	enter(ctx, l); /* a break may come as soon as it is taken */
-	err = brk_take(ctx, l, kind, NULL);
+	err = brk_take(ctx, l, r->kind, NULL);
 	if (err)
 		goto err_leave;
 	l->want.patient = false; /* from now on it is the pipeline that takes it, and comes again */
-	tell_of_lease(ctx, l, kind);
+	tell_of_lease(ctx, l, r->kind);
 	*ret_lease = l;
 	return 0;
 
@@ -190,7 +200,7 @@ err_close:
 	sys_close(l->fd);
 err_free:
 	free(l);
-	return refuse_lease(ctx, fd, kind, exclusive, err);
+	return refuse_lease(r, fd, err);
 }
 
 /* Somebody takes it, and does not hold ctx->lock meanwhile: it must not be freed. */
@@ -223,21 +233,28 @@ static int refuse_share(struct daxlease_ctx *ctx, const struct lease *l, int err
 	return err;
 }
 
-static int share_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_kind kind,
-		       bool exclusive, bool writes)
+static int share_lease(const struct region *r, struct lease *l)
 {
+	const bool exclusive = r->flags & DAXLEASE_MR_EXCLUSIVE;
+	const enum daxlease_kind kind = r->kind;
+	struct daxlease_ctx *ctx = r->ctx;
+
 	if (kind != DAXLEASE_KIND_AUTO && kind != l->ops->kind)
 		return refuse_share(
 			ctx, l, -EINVAL,
 			"leased already, with another kind, for another region: use that kind, "
 			"or auto");
+	if (r->ops->must_pin && !l->ops->pins)
+		return refuse_share(ctx, l, -EOPNOTSUPP,
+				    "leased already, with a kind that does not pin, which io_uring "
+				    "buffers need: they go with layout leases only");
 	if (exclusive != l->want.exclusive)
 		return refuse_share(ctx, l, -EINVAL,
 				    exclusive ? "leased already, breakable, for another region: "
 						"make that one exclusive as well, or none" :
 						"leased already, exclusively, for another region: "
 						"make this one exclusive as well, or none");
-	if (writes && l->ops->by_access_mode && l->want.access_mode == O_RDONLY)
+	if (r->range.writable && l->ops->by_access_mode && l->want.access_mode == O_RDONLY)
 		return refuse_share(ctx, l, -EAGAIN,
 				    "leased already, for reading, through another description: "
 				    "deregister that region first");
@@ -255,8 +272,6 @@ static int share_lease(struct daxlease_ctx *ctx, struct lease *l, enum daxlease_
 int share_join(struct region *r, int fd)
 {
 	struct daxlease_ctx *ctx = r->ctx;
-	enum daxlease_kind kind = r->kind;
-	bool exclusive = r->flags & DAXLEASE_MR_EXCLUSIVE;
 	struct lease *l;
 	int err;
 
@@ -264,9 +279,9 @@ int share_join(struct region *r, int fd)
 	while ((l = find_lease(ctx, &r->range, fd)) && l->taking)
 		pthread_cond_wait(&ctx->changed, &ctx->lock);
 	if (l)
-		err = share_lease(ctx, l, kind, exclusive, r->range.writable);
+		err = share_lease(r, l);
 	else
-		err = new_lease(ctx, fd, kind, exclusive, &r->range, &l);
+		err = new_lease(r, fd, &l);
 	if (err)
 		return err;
 	r->lease = l;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/io_uring.h>
 #include <linux/kcmp.h>
 #include <poll.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/timerfd.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -81,6 +83,28 @@ struct procmap_query {
 #define PROCMAP_QUERY_VMA_WRITABLE 0x02
 #define PROCMAP_QUERY_VMA_SHARED 0x08
 #endif
+
+/* <linux/io_uring.h> of Linux 6.6, and operations of Linux 6.15 and 6.19. */
+#define CANCEL_ALL (1u << 0)
+#define CANCEL_FD (1u << 1)
+#define CANCEL_ANY (1u << 2)
+#define CANCEL_OP (1u << 5)
+#define REGISTER_SYNC_CANCEL 24
+#define OP_URING_CMD 46
+#define OP_SEND_ZC 47
+#define OP_SENDMSG_ZC 48
+#define OP_READV_FIXED 60
+#define OP_WRITEV_FIXED 61
+#define OP_URING_CMD128 64
+struct uring_sync_cancel {
+	uint64_t addr;
+	int32_t fd;
+	uint32_t flags;
+	int64_t timeout_s, timeout_ns;
+	uint8_t opcode;
+	uint8_t pad[7];
+	uint64_t pad2[3];
+};
 
 #ifndef STATX_ATTR_DAX
 #define STATX_ATTR_DAX 0x00200000
@@ -529,4 +553,87 @@ void *sys_calloc(size_t n, size_t size)
 void *sys_realloc(void *p, size_t size)
 {
 	return realloc(p, size);
+}
+
+/* ------------------------------------------------------------------------- */
+/* io_uring */
+
+static int uring_register(int ring_fd, unsigned int opcode, void *arg, unsigned int n)
+{
+	return result((int)syscall(SYS_io_uring_register, ring_fd, opcode, arg, n));
+}
+
+int sys_uring_probe(int ring_fd)
+{
+	struct io_uring_probe probe;
+
+	memset(&probe, 0, sizeof(probe));
+	return uring_register(ring_fd, IORING_REGISTER_PROBE, &probe, 0);
+}
+
+int sys_uring_set_slot(int ring_fd, unsigned int slot, void *addr, size_t length, uint64_t tag)
+{
+	struct iovec iov = { .iov_base = addr, .iov_len = length };
+	struct io_uring_rsrc_update2 update = {
+		.offset = slot,
+		.data = (uintptr_t)&iov,
+		.tags = tag ? (uintptr_t)&tag : 0,
+		.nr = 1,
+	};
+	int ret = uring_register(ring_fd, IORING_REGISTER_BUFFERS_UPDATE, &update, sizeof(update));
+
+	return ret < 0 ? ret : 0;
+}
+
+static int cancel(int ring_fd, struct uring_sync_cancel what)
+{
+	/* Timeouts of 0: all that are to be found are told, and none is waited for. */
+	int ret = uring_register(ring_fd, REGISTER_SYNC_CANCEL, &what, 1);
+
+	return ret == -ENOENT || ret == -EALREADY || ret == -ETIME ? 0 : ret;
+}
+
+static int cancel_fixed(int ring_fd)
+{
+	static const uint8_t ops[] = {
+		IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED, OP_READV_FIXED, OP_WRITEV_FIXED,
+		OP_SEND_ZC,	      OP_SENDMSG_ZC,	     OP_URING_CMD,   OP_URING_CMD128,
+	};
+	int n = 0;
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(ops); i++) {
+		int ret =
+			cancel(ring_fd, (struct uring_sync_cancel){ .flags = CANCEL_OP | CANCEL_ALL,
+								    .opcode = ops[i] });
+
+		if (ret < 0)
+			return ret;
+		n += ret;
+	}
+	return n;
+}
+
+int sys_uring_cancel(int ring_fd, enum sys_cancel what, int fd, uint64_t user_data)
+{
+	struct uring_sync_cancel sc = { .fd = fd, .addr = user_data, .flags = CANCEL_ALL };
+
+	switch (what) {
+	case SYS_CANCEL_FIXED:
+		return cancel_fixed(ring_fd);
+	case SYS_CANCEL_FD:
+		sc.flags |= CANCEL_FD;
+		break;
+	case SYS_CANCEL_USER_DATA: /* unless something else is asked for */
+		break;
+	case SYS_CANCEL_ANY:
+		sc.flags |= CANCEL_ANY;
+		break;
+	}
+	return cancel(ring_fd, sc);
+}
+
+int sys_uring_flush(int ring_fd)
+{
+	return result(
+		(int)syscall(SYS_io_uring_enter, ring_fd, 0, 0, IORING_ENTER_GETEVENTS, NULL, 0));
 }

@@ -93,6 +93,25 @@ int sys_parse_vma(uintptr_t addr, struct sys_vma *ret_vma);
 int sys_map_named(const char *name, size_t size, void **ret_addr);
 void sys_unmap(void *addr, size_t size);
 
+/*
+ * io_uring, on a ring that the program made. No request is submitted and no completion reaped
+ * here. All but the flush are register calls: -EEXIST in any thread but that of a ring with
+ * IORING_SETUP_SINGLE_ISSUER; -EPERM, -ENOSYS: io_uring is forbidden here.
+ */
+enum sys_cancel {
+	SYS_CANCEL_FIXED, /* what is made for registered buffers; Linux >= 6.6 */
+	SYS_CANCEL_FD,
+	SYS_CANCEL_USER_DATA,
+	SYS_CANCEL_ANY,
+};
+int sys_uring_probe(int ring_fd); /* 0: a ring, on which this thread may make these calls */
+/* addr NULL: empties the slot. Else tag, if it is not 0, comes once nobody uses its content. */
+int sys_uring_set_slot(int ring_fd, unsigned int slot, void *addr, size_t length, uint64_t tag);
+/* Does not wait until they are gone. Number of requests, as far as it is known. */
+int sys_uring_cancel(int ring_fd, enum sys_cancel what, int fd, uint64_t user_data);
+/* Has the calling thread, if it is the ring's, do what was left for it. -EBADFD: not enabled. */
+int sys_uring_flush(int ring_fd);
+
 /* Limits: bytes that may be locked, UINT64_MAX = no limit. */
 uint64_t sys_memlock_limit(void);
 

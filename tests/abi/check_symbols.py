@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 """One set of names everywhere: header, symbol map, library and manual pages.
 
-usage: check_symbols.py MAN-FOLDER HEADER MAP LIBRARY [HEADER MAP LIBRARY]...
+usage: check_symbols.py MAN-FOLDER {HEADER... MAP LIBRARY}...
 """
 
 import pathlib
@@ -54,7 +54,7 @@ def documented_members(header, folder):
     code = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     pages = "\n".join(p.read_text() for p in folder.glob("daxlease*.[37]"))
     pages = pages.replace("\\", "")
-    names = set(re.findall(r"\b(DAXLEASE_(?:MR|UNSEEN|STATE|MODE|KIND|CAUSE|LOG|PENDING)\w*)\b", code))
+    names = set(re.findall(r"\b(DAXLEASE_(?:MR|CANCEL|CQE|UNSEEN|STATE|MODE|KIND|CAUSE|LOG|PENDING)\w*)\b", code))
     for body in re.findall(r"^struct daxlease_\w+ \{(.*?)^\}", code, flags=re.S | re.M):
         names |= set(re.findall(r"(\w+)(?:\[\w+\])?;", body))
     names.discard("DAXLEASE_MUST_CHECK")
@@ -68,19 +68,30 @@ def differences(what, names, wanted):
         yield f"{name}: in the {what}, not in the header"
 
 
+def libraries(paths):
+    headers = []
+    paths = iter(paths)
+    for path in paths:
+        if path.suffix == ".map":
+            yield headers, path, next(paths)
+            headers = []
+        else:
+            headers.append(path)
+
+
 def main():
     folder, *rest = (pathlib.Path(a) for a in sys.argv[1:])
     problems = []
     everything = set()
-    for header, symbol_map, library in zip(rest[0::3], rest[1::3], rest[2::3]):
-        wanted = header_symbols(header)
+    for headers, symbol_map, library in libraries(rest):
+        wanted = set().union(*(header_symbols(header) for header in headers))
         if len(wanted) < 10:
-            sys.exit(f"{header}: only {len(wanted)} functions found, the search is broken")
+            sys.exit(f"{headers}: only {len(wanted)} functions found, the search is broken")
         everything |= wanted
         problems += differences("map", map_symbols(symbol_map), wanted)
         problems += differences("library", library_symbols(library), wanted)
         problems += (f"{name}: in {header.name}, not in the manual pages"
-                     for name in sorted(documented_members(header, folder)))
+                     for header in headers for name in sorted(documented_members(header, folder)))
     # daxlease_break(3) is named after its subject.
     problems += differences("manual pages", page_symbols(folder) - {"daxlease_break"}, everything)
     print("\n".join(problems), end="\n" if problems else "")

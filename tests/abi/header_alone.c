@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-/* The public header needs nothing before it, and POSIX only, no GNU extensions. */
-#include <daxlease/daxlease.h>
+/* The public headers need nothing before them, and POSIX only, no GNU extensions. */
+#include <daxlease/uring.h>
 
 int main(void)
 {
-	return daxlease_version() == 0;
+	return daxlease_version() == 0 || daxlease_is_cqe(0);
 }

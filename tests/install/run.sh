@@ -20,7 +20,7 @@ quietly meson setup "$dir/build" "$top" --prefix "$prefix" --libdir lib -Dexampl
 	-Ddaemon=enabled -Drdmacm=enabled -Dpreload=enabled -Dtools=enabled
 quietly meson install -C "$dir/build"
 
-for file in include/daxlease/daxlease.h include/daxlease/version.h lib/libdaxlease.so \
+for file in include/daxlease/daxlease.h include/daxlease/uring.h include/daxlease/version.h lib/libdaxlease.so \
 	lib/libdaxlease.a lib/pkgconfig/libdaxlease.pc share/man/man7/daxlease.7 \
 	share/man/man3/daxlease_reg_mr.3 share/man/man8/daxleased.8 sbin/daxleased \
 	lib/systemd/system/daxleased.service lib/systemd/system/daxleased.socket \

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "fake_layout.h"
+#include "fake_uring.h"
 #include "fault.h"
 #include "sys.h"
 
@@ -72,12 +73,14 @@ void fault_reset(void)
 	fault_deleg(false);
 	fault_refuse_leases(0);
 	fake_layout_reset();
+	fake_rings_reset();
 }
 
 void fault_after_fork(void)
 {
 	pthread_mutex_init(&armed.lock, NULL);
 	fake_layout_after_fork();
+	fake_rings_after_fork();
 }
 
 const char *fault_hit(void)

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/io_uring.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "fault.h"
@@ -452,9 +454,63 @@ static void sys_memory__zeroed_and_grown(void **state)
 	free(p);
 }
 
+static void sys_uring__no_ring(void **state)
+{
+	int fd = sys_eventfd();
+
+	(void)state;
+	/* Of another kind, or forbidden: that is asked first. */
+	assert_true(sys_uring_probe(fd) < 0);
+	assert_true(sys_uring_set_slot(fd, 0, &fd, 1, 1) < 0);
+	assert_true(sys_uring_set_slot(fd, 0, NULL, 0, 0) < 0);
+	assert_true(sys_uring_flush(fd) < 0);
+	for (int what = SYS_CANCEL_FIXED; what <= SYS_CANCEL_ANY; what++)
+		assert_true(sys_uring_cancel(fd, (enum sys_cancel)what, fd, 0) < 0);
+	sys_close(fd);
+}
+
+static int make_ring(void)
+{
+	struct io_uring_rsrc_register table = { .nr = 2, .flags = IORING_RSRC_REGISTER_SPARSE };
+	struct io_uring_params params;
+	int fd;
+
+	memset(&params, 0, sizeof(params));
+	fd = (int)syscall(SYS_io_uring_setup, 4, &params);
+	if (fd >= 0 &&
+	    syscall(SYS_io_uring_register, fd, IORING_REGISTER_BUFFERS2, &table, sizeof(table))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static void sys_uring__real_ring_or_none(void **state)
+{
+	static char memory[PAGE] __attribute__((aligned(PAGE)));
+	int ret, fd = make_ring();
+
+	(void)state;
+	if (fd < 0)
+		return; /* forbidden: this machine has none to try */
+	assert_int_equal(sys_uring_probe(fd), 0);
+	assert_int_equal(sys_uring_flush(fd), 0);
+	assert_int_equal(sys_uring_set_slot(fd, 1, memory, sizeof(memory), 0x1234), 0);
+	assert_int_equal(sys_uring_set_slot(fd, 2, memory, sizeof(memory), 0), -EINVAL);
+	assert_int_equal(sys_uring_set_slot(fd, 1, NULL, 0, 0), 0);
+	/* Nothing is there to cancel; older kernels know less of it. */
+	for (int what = SYS_CANCEL_FIXED; what <= SYS_CANCEL_ANY; what++) {
+		ret = sys_uring_cancel(fd, (enum sys_cancel)what, fd, 0);
+		assert_true(ret == 0 || ret == -EINVAL);
+	}
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sys_uring__no_ring),
+		cmocka_unit_test(sys_uring__real_ring_or_none),
 		cmocka_unit_test(sys_calls__bad_descriptor),
 		cmocka_unit_test(sys_dup__close_on_exec),
 		cmocka_unit_test(sys_access_mode__each),
