@@ -39,9 +39,11 @@ soft-RoCE. Prints "ok NAME (MS ms)" or "not ok NAME (MS ms): WHY" for each and
                 without: what is said on such a kernel, an error on any other;
                 preload: programs that people use, with the preload shim
                 (preload-cases); tool: daxlease(1); hosts: dax-log between network
-                namespaces; kselftest: those of --kselftest;
+                namespaces; uring: io_uring's registered buffers (uring-cases), or that
+                they are refused if the kernel has no layout leases; kselftest: those of
+                --kselftest;
                 default: library, layout and guard if the kernel has them, preload,
-                tool, hosts, and kselftest with --kselftest
+                tool, hosts, uring, and kselftest with --kselftest
   --fs FS       ext4, xfs or both (default)
   --filter RE   only cases whose name (ext4/table/truncate/wr/deleg, or
                 ext4/layout_lease_test/pin of kselftest) has a match for this
@@ -89,9 +91,9 @@ both) filesystems=(ext4 xfs) ;;
 esac
 
 case $suite in
-'' | library | layout | guard | without | preload | tool | hosts) ;;
+'' | library | layout | guard | without | preload | tool | hosts | uring) ;;
 kselftest) [[ $kselftest ]] || die "--suite kselftest: where are they? See --kselftest" ;;
-*) die "--suite $suite: neither library, layout, guard, without, preload, tool, hosts nor kselftest" ;;
+*) die "--suite $suite: neither library, layout, guard, without, preload, tool, hosts, uring nor kselftest" ;;
 esac
 
 if [[ $storm && $suite != guard ]]; then
@@ -198,6 +200,11 @@ run_preload() {
 		--count "$(realpath -- "$(find_program preload-count.so)")" --filter "$filter" "${filesystems[@]}"
 }
 
+run_uring() {
+	make_huge_pages
+	"$(find_program uring-cases)" --filter "$filter" "${filesystems[@]}"
+}
+
 run_tool() {
 	[[ $daemon ]] || daemon=$bin/daemon/daxleased
 	[[ $tool ]] || tool=$bin/tools/daxlease
@@ -298,7 +305,7 @@ enlarge_packets dummy0
 make_page_cache
 log=$(mktemp)
 passed=0 failed=0
-for part in ${suite:-library layout guard preload tool hosts ${kselftest:+kselftest}}; do
+for part in ${suite:-library layout guard preload tool hosts uring ${kselftest:+kselftest}}; do
 	count "$part"
 done
 printf '%d passed, %d failed\n' "$passed" "$failed"
