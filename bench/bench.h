@@ -177,6 +177,12 @@ void breaker_end(struct breaker *b);
 void breaker_run(struct breaker *b, enum breaker_way way);
 
 /* ------------------------------------------------------------------------- */
+/* resources.c */
+
+/* How often threads of this process but this one gave up a processor, or lost it. */
+unsigned long switches_of_others(void);
+
+/* ------------------------------------------------------------------------- */
 /* The parts */
 
 void bench_register(const struct env *env); /* a */
@@ -184,6 +190,7 @@ void bench_break(const struct env *env);    /* b */
 void bench_leases(const struct env *env);   /* c */
 void bench_pinned(const struct env *env);   /* d */
 void bench_guard(const struct env *env);    /* g */
+void bench_uring(const struct env *env);    /* u */
 void bench_resources(const struct env *env);
 
 #endif

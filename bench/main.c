@@ -17,8 +17,13 @@ static const struct part {
 	const char *name;
 	void (*fn)(const struct env *env);
 } parts[] = {
-	{ "a", bench_register }, { "b", bench_break }, { "c", bench_leases },
-	{ "d", bench_pinned },	 { "g", bench_guard }, { "resources", bench_resources },
+	{ "a", bench_register },
+	{ "b", bench_break },
+	{ "c", bench_leases },
+	{ "d", bench_pinned },
+	{ "g", bench_guard },
+	{ "u", bench_uring },
+	{ "resources", bench_resources },
 };
 
 static void usage(FILE *to)
@@ -33,7 +38,7 @@ static void usage(FILE *to)
 		"  --quick        fewer rounds\n"
 		"  --json         print JSON\n"
 		"  --only PART    a (registering), b (breaks), c (many leases), d (pinned or\n"
-		"                 on demand), g (guard) or resources\n"
+		"                 on demand), g (guard), u (io_uring) or resources\n"
 		"  --kind KIND    lease kind of a, b and c: auto (default), deleg, lease\n"
 		"  --guard-socket PATH\n"
 		"                 in g, measure the daxleased that listens there as well\n"
@@ -69,7 +74,7 @@ static const struct part *find_part(const char *name)
 		if (!strcmp(parts[i].name, name))
 			return &parts[i];
 	}
-	die(0, "--only %s: no such part (a, b, c, d, g, resources)", name);
+	die(0, "--only %s: no such part (a, b, c, d, g, u, resources)", name);
 }
 
 static void check_dir(const char *dir)

@@ -69,8 +69,7 @@ static unsigned long switches_of(const char *tid)
 	return sum;
 }
 
-/* Of all threads but this one. */
-static unsigned long switches(void)
+unsigned long switches_of_others(void)
 {
 	DIR *dir = opendir("/proc/self/task");
 	unsigned long sum = 0;
@@ -129,10 +128,10 @@ static double bytes_of_region(const struct env *env, struct daxlease_ctx *ctx, s
 
 static void wake_ups(const char *name, double limit)
 {
-	unsigned long before = switches();
+	unsigned long before = switches_of_others();
 
 	sleep_ms(2000);
-	report_value(name, "", (double)(switches() - before), limit);
+	report_value(name, "", (double)(switches_of_others() - before), limit);
 }
 
 /* One region on each of many files, held for a while. */
