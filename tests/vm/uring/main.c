@@ -76,6 +76,7 @@ int main(int argc, char **argv)
 	find_kinds(argv[optind]);
 	add_rule_cases();
 	add_wait_cases();
+	add_example_cases();
 	add_storm_cases();
 	status = runner_run(re, argv + optind);
 	return status < 0 ? usage() : status;

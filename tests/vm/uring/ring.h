@@ -83,6 +83,7 @@ void turn(struct daxlease_ctx *ctx, struct ring *ring);
 /* Pages that the process has pinned, of which it is told in /proc/self/status, in KiB. */
 unsigned int pinned_kib(void);
 
+void add_example_cases(void);
 void add_storm_cases(void);
 void add_wait_cases(void);
 void add_rule_cases(void);
