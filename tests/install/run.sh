@@ -69,10 +69,15 @@ cc $(pkg-config --cflags libdaxlease) "$dir/user.c" -o "$dir/static" \
 for example in "$top"/examples/*.c; do
 	needs=(libdaxlease libibverbs)
 	! grep -q 'rdma_cma\.h' "$example" || needs=(libdaxlease-rdmacm "${needs[@]}" librdmacm)
+	! grep -q 'liburing\.h' "$example" || needs+=(liburing)
 	# shellcheck disable=SC2046
 	cc -Wall -Werror $(pkg-config --cflags "${needs[@]}") "$example" \
 		-o "$dir/example" $(pkg-config --libs "${needs[@]}") -pthread
 done
+needs=(libdaxlease-rdmacm libdaxlease librdmacm libibverbs libpmem)
+# shellcheck disable=SC2046
+cc -Wall -Werror -D_GNU_SOURCE $(pkg-config --cflags "${needs[@]}") "$top"/examples/dax-log/*.c \
+	-o "$dir/example" $(pkg-config --libs "${needs[@]}")
 # shellcheck disable=SC2046
 cc $(pkg-config --cflags libdaxlease-rdmacm) "$top/tests/abi/header_alone_rdmacm.c" \
 	-o "$dir/static" "$prefix/lib/libdaxlease-rdmacm.a" "$prefix/lib/libdaxlease.a" \
