@@ -620,6 +620,8 @@ static bool step_draining(struct region *r)
 	return true;
 }
 
+static bool end_break(struct daxlease_ctx *ctx, struct lease *l);
+
 static bool step_deregistering(struct run *run, struct lease *l, struct region *r)
 {
 	uint64_t now = sys_now_ns();
@@ -627,6 +629,9 @@ static bool step_deregistering(struct run *run, struct lease *l, struct region *
 	if (l->breaking && !r->in_break) /* the program began it, before the break */
 		join_break(l, r);
 	if (now >= overrun_at(r)) {
+		/* Whether they do is asked at intervals, so maybe not for long. */
+		if (r->leaving && end_break(run->ctx, l))
+			return true;
 		overrun(r, r->leaving ? "requests use it still at the end of its budget" :
 					"its ring's own thread did not dispatch within its budget");
 		r->retry_at_ns = 0;
@@ -785,6 +790,21 @@ static const char *why_not_given_back(int err)
 	}
 }
 
+int brk_settle(struct daxlease_ctx *ctx, struct lease *l)
+{
+	struct region *r;
+	int err = any_attached(l) ? -EBUSY : brk_give_back(ctx, l);
+
+	if (err)
+		return err;
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (r->leaving)
+			brk_detached(r);
+	}
+	brk_queue(ctx, l);
+	return 0;
+}
+
 int brk_give_back(struct daxlease_ctx *ctx, struct lease *l)
 {
 	bool waits;
@@ -860,6 +880,17 @@ static void end_region_break(struct lease *l, struct region *r, int lost)
 		l->result = r->release_result;
 }
 
+/* What requests of such a ring have let go of, only its own thread finds out. */
+static void detach_again_here(struct lease *l)
+{
+	struct region *r;
+
+	TAILQ_FOREACH(r, &l->regions, link) {
+		if (r->leaving && !r->fenced && r->ops->is_here && r->ops->is_here(r))
+			r->retry_at_ns = l->retry_at_ns;
+	}
+}
+
 /* The last region is deregistered: let the others go on. */
 static bool end_break(struct daxlease_ctx *ctx, struct lease *l)
 {
@@ -873,6 +904,7 @@ static bool end_break(struct daxlease_ctx *ctx, struct lease *l)
 		err = brk_give_back(ctx, l);
 	if (l->held) { /* see kernel_took() */
 		l->retry_at_ns = back_off(&l->backoff_ms, sys_now_ns());
+		detach_again_here(l);
 		return false;
 	}
 	l->breaking = false;

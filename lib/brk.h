@@ -56,6 +56,9 @@ int brk_retake(struct daxlease_ctx *ctx, struct lease *l, const struct brk_runne
 /* Gives the lease back, of which no region is registered. 0, -ESTALE or -errno. */
 int brk_give_back(struct daxlease_ctx *ctx, struct lease *l);
 
+/* The same if requests may use some still: the kernel knows. -EBUSY: some do. */
+int brk_settle(struct daxlease_ctx *ctx, struct lease *l);
+
 /* It was attached: the region is in use, whatever happened meanwhile. */
 void brk_registered(struct region *r, size_t length, bool on_demand);
 

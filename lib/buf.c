@@ -34,7 +34,7 @@ static int explain_ring(struct daxlease_ctx *ctx, int ring_fd, int err)
 	case -EPERM:
 	case -EACCES:
 		return refuse_ring(ctx, ring_fd, -EPERM,
-				   "io_uring is forbidden (seccomp, kernel.io_uring_disabled, or "
+				   "io_uring is forbidden (seccomp, or "
 				   "restrictions of the ring)");
 	case -ENOSYS:
 		return refuse_ring(ctx, ring_fd, err, "this kernel has no io_uring, or hides it");
@@ -91,7 +91,7 @@ int daxlease_ring_new(struct daxlease_ctx *ctx, int ring_fd, struct daxlease_rin
 		return err;
 	if (!ret_ring)
 		return refuse_ring(ctx, ring_fd, -EINVAL, "ret_ring is NULL");
-	single = inspect(ring_fd);
+	single = ring_fd < 0 ? -EBADF : inspect(ring_fd);
 	if (single < 0)
 		return explain_ring(ctx, ring_fd, single);
 	if (single && ctx->mode == DAXLEASE_MODE_THREAD)
@@ -418,6 +418,11 @@ int daxlease_buf_drained(struct daxlease_buf *buf)
 int daxlease_buf_recall(struct daxlease_buf *buf)
 {
 	return region_recall(region_of(buf));
+}
+
+int daxlease_buf_recall_start(struct daxlease_buf *buf)
+{
+	return region_recall_start(region_of(buf));
 }
 
 int daxlease_buf_regain(struct daxlease_buf *buf)

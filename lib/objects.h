@@ -108,6 +108,7 @@ struct region {
 	/* Regaining */
 	bool regain_once; /* asked for, for this time */
 	bool regain_off;  /* given up */
+	bool retired;	  /* deregistered by the program, though it has not left yet */
 	bool past_end;	  /* the file ends before it */
 	int last_error;
 	uint64_t retry_at_ns; /* not before: detaching or attaching again */

@@ -9,6 +9,9 @@
 
 #include "objects.h"
 
+/* io_buffer_validate() of Linux. */
+#define BUF_MAX (1ul << 30)
+
 static int refuse(struct daxlease_buf *buf, int err, const char *why)
 {
 	struct region *r = &buf->region;
@@ -39,7 +42,7 @@ static const char *why_refused(const struct region *r, int err)
 				  "this memory cannot be pinned";
 	case -EPERM:
 	case -ENOSYS:
-		return "io_uring_register(2) is forbidden (seccomp, kernel.io_uring_disabled)";
+		return "io_uring_register(2) is forbidden (seccomp)";
 	default:
 		return r->lease ? "FS-DAX, under a layout lease" :
 				  "plain memory, passed on as it is";
@@ -57,6 +60,14 @@ static int explain(struct daxlease_buf *buf, int err)
 		return refuse(buf, -EOPNOTSUPP,
 			      "a file mapping in the page cache, which Linux >= 6.5 does not pin: "
 			      "put the file on FS-DAX (mount -o dax), tmpfs or hugetlbfs");
+	if (err == -EFAULT && r->length > BUF_MAX)
+		return refuse(
+			buf, -EINVAL,
+			"longer than 1 GiB, the most that io_uring takes for one slot: use several");
+	if (err == -EACCES)
+		return refuse(buf, -EPERM,
+			      "the ring is restricted (IORING_REGISTER_RESTRICTIONS): allow "
+			      "IORING_REGISTER_BUFFERS_UPDATE");
 	return refuse(buf, err, why_refused(r, err));
 }
 
@@ -95,8 +106,8 @@ static int empty(struct daxlease_buf *buf)
 	/* If it is gone by itself, the program has put something else there. */
 	if (!buf->emptied && !atomic_load(&buf->region.gone))
 		err = sys_uring_set_slot(buf->ring->fd, buf->slot, NULL, 0, 0);
-	/* Likewise without a table. */
-	if (err && err != -ENXIO)
+	/* Likewise without a table, or with one that ends before the slot. */
+	if (err && err != -ENXIO && err != -EINVAL)
 		return err;
 	buf->emptied = true;
 	return 0;
@@ -126,10 +137,11 @@ void pin_buf_fence(struct region *r)
 {
 	struct daxlease_buf *buf = buf_of(r);
 	const struct daxlease_buf_opts *opts = &buf->opts;
+	const bool was_emptied = buf->emptied;
 	int ret;
 
-	/* First, so that nothing new begins. */
-	if (empty(buf) || atomic_load(&r->gone))
+	/* First, so that nothing new begins. Whether something uses it is seen then. */
+	if (empty(buf) || atomic_load(&r->gone) || !was_emptied)
 		return;
 	ret = sys_uring_cancel(buf->ring->fd, (enum sys_cancel)opts->cancel, opts->cancel_fd,
 			       opts->cancel_user_data);

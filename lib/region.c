@@ -191,6 +191,7 @@ static void retire(struct region *r, enum daxlease_state state)
 {
 	r->state = state;
 	r->regain_off = true;
+	r->retired = true;
 	publish_state(r);
 }
 
@@ -231,7 +232,7 @@ static int give_back_last(struct region *r)
 	int err;
 
 	if (r->leaving && lease_is_shared(r->lease))
-		return -EBUSY;
+		return r->lease->held ? brk_settle(r->ctx, r->lease) : -EBUSY;
 	err = share_give_back_last(r);
 	if (!err && r->leaving)
 		brk_detached(r);
@@ -399,7 +400,7 @@ static void want_all(struct lease *l, bool want)
 	struct region *r;
 
 	TAILQ_FOREACH(r, &l->regions, link) {
-		if (r->state != DAXLEASE_STATE_RELEASED)
+		if (r->state != DAXLEASE_STATE_RELEASED || r->retired)
 			continue;
 		r->regain_once = want;
 		if (!want)
@@ -433,6 +434,7 @@ static int regain(struct region *r)
 	if (!l->recalled && r->state != DAXLEASE_STATE_RELEASED)
 		return -EALREADY;
 	l->recalled = false;
+	r->retired = false; /* it is asked for */
 	want_all(l, true);
 	err = l->held ? 0 : brk_retake(ctx, l, NULL);
 	brk_queue(ctx, l);

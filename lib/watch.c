@@ -413,6 +413,7 @@ void watch_wait(struct daxlease_ctx *ctx, bool (*done)(const void *arg), const v
 			run_in_caller(ctx, &called);
 			if (done(arg))
 				break;
+			watch_kick(ctx); /* something may be left for another thread */
 		}
 		wait_on(ctx, &ctx->changed, caller_sleep(ctx));
 	}

@@ -42,7 +42,9 @@ struct daxlease_buf;
  * change its slots. The library finds out by itself. This has to be that thread, and so have
  * those that register and deregister its buffers and that dispatch the context, which cannot be
  * of DAXLEASE_MODE_THREAD. If that thread does not dispatch in time, the pages stay pinned and
- * the lease is kept, and with it the others out: the kernel refuses them at its deadline.
+ * the lease is kept, and with it the others out: the kernel refuses them at its deadline. It
+ * has to deregister its buffers before it ends, as nobody else can; and it had better have a
+ * context of its own, whose descriptor wakes nobody else in vain.
  *
  * -EBADF: ring_fd not open. -EINVAL: no ring, not enabled, or with SINGLE_ISSUER and a context of
  * DAXLEASE_MODE_THREAD. -EPERM: see the top. -ENOSYS: no io_uring. -ENOMEM, -EMFILE, -EAGAIN (no
@@ -206,10 +208,11 @@ DAXLEASE_API int daxlease_buf_get_info(const struct daxlease_buf *buf,
 DAXLEASE_API int daxlease_buf_drained(struct daxlease_buf *buf);
 
 /*
- * As daxlease_mr_recall() and daxlease_mr_regain(). Recalling waits for requests under way, but
+ * As daxlease_mr_recall(), _recall_start() and _regain(). Recalling waits for requests under way, but
  * nobody reaps their completions meanwhile if this is the ring's thread. Since 0.1.
  */
 DAXLEASE_API int daxlease_buf_recall(struct daxlease_buf *buf);
+DAXLEASE_API int daxlease_buf_recall_start(struct daxlease_buf *buf);
 DAXLEASE_API int daxlease_buf_regain(struct daxlease_buf *buf);
 
 #ifdef __cplusplus

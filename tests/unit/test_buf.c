@@ -2,6 +2,7 @@
 /* Rings and their buffers, with rings that fake_uring.c makes up. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -938,6 +939,144 @@ static void fault__each_call_fails_once(void **state)
 
 /* ------------------------------------------------------------------------- */
 
+/* ------------------------------------------------------------------------- */
+/* Calls that need the ring's thread, made in another one */
+
+static struct call {
+	int (*fn)(struct daxlease_buf *buf);
+	atomic_int ret;
+	atomic_bool done;
+} call;
+
+static void *make_call(void *arg)
+{
+	(void)arg;
+	atomic_store(&call.ret, call.fn(st.a.buf));
+	atomic_store(&call.done, true);
+	return NULL;
+}
+
+/* Meanwhile the ring's thread does what a program does: it sleeps until there is something. */
+static void call_elsewhere(int (*fn)(struct daxlease_buf *buf))
+{
+	struct pollfd pfd = { .fd = daxlease_ctx_get_fd(st.fx->ctx), .events = POLLIN };
+	pthread_t thread;
+
+	call.fn = fn;
+	atomic_store(&call.done, false);
+	assert_int_equal(pthread_create(&thread, NULL, make_call, NULL), 0);
+	for (int i = 0; i < 200 && !atomic_load(&call.done); i++) {
+		if (poll(&pfd, 1, 20) == 1)
+			daxlease_ctx_dispatch(st.fx->ctx);
+	}
+	assert_true(atomic_load(&call.done));
+	pthread_join(thread, NULL);
+}
+
+static void single__recalled_and_regained_elsewhere(void **state)
+{
+	struct daxlease_buf_opts opts = opts_of(&st.a, 0, 0);
+
+	(void)state;
+	opts.drain = NULL;
+	assert_int_equal(reg_at(&st.a, SLOT, &st.fx->file, 2, &opts), 0);
+	call_elsewhere(daxlease_buf_recall);
+	assert_int_equal(atomic_load(&call.ret), 0);
+	assert_null(fake_ring_slot(st.fd, SLOT));
+	call_elsewhere(daxlease_buf_regain);
+	assert_int_equal(atomic_load(&call.ret), 0);
+	assert_non_null(fake_ring_slot(st.fd, SLOT));
+	assert_int_equal(stats_of().overruns, 0);
+	dereg(&st.a);
+}
+
+static void *end_later(void *arg)
+{
+	(void)arg;
+	sleep_ms(30);
+	fake_ring_end(st.fd);
+	return NULL;
+}
+
+/* The request ends, and only the thread that waits can find out. */
+static void single__recalled_in_its_own_thread(void **state)
+{
+	pthread_t thread;
+
+	(void)state;
+	reg(&st.a, SLOT, 0, 5000);
+	assert_true(fake_ring_use(st.fd, SLOT));
+	assert_int_equal(pthread_create(&thread, NULL, end_later, NULL), 0);
+	assert_int_equal(daxlease_buf_recall(st.a.buf), 0);
+	assert_int_equal(stats_of().overruns, 0);
+	assert_int_equal(fake_ring_cancels(st.fd), 0);
+	pthread_join(thread, NULL);
+	dereg(&st.a);
+}
+
+/* ------------------------------------------------------------------------- */
+/* What is not to be cancelled, what is not to come back */
+
+static void cancel__not_for_an_idle_buffer(void **state)
+{
+	struct fix *fx = *state;
+
+	atomic_store(&st.a.drain_answer, DAXLEASE_PENDING);
+	reg(&st.a, SLOT, 0, 150);
+	broken();
+	EVENTUALLY(fx, RELEASED(&st.a) == 1);
+	assert_int_equal(atomic_load(&st.a.result), -ETIMEDOUT);
+	assert_int_equal(fake_ring_cancels(st.fd), 0);
+	dereg(&st.a);
+}
+
+/* Nobody says that it ended, and the kernel is asked at intervals only. */
+static void cancel__not_if_it_has_just_ended(void **state)
+{
+	struct fix *fx = *state;
+
+	reg(&st.a, SLOT, 0, 400);
+	assert_true(fake_ring_use(st.fd, SLOT));
+	broken();
+	EVENTUALLY(fx, !fake_ring_slot(st.fd, SLOT));
+	WAIT_MS(fx, 280, false);
+	fake_ring_end(st.fd);
+	EVENTUALLY(fx, RELEASED(&st.a) == 1);
+	assert_int_equal(atomic_load(&st.a.result), 0);
+	assert_int_equal(stats_of().overruns, 0);
+	dereg(&st.a);
+}
+
+static void dereg__two_whose_tags_are_lost(void **state)
+{
+	uint64_t tag;
+
+	(void)state;
+	reg(&st.a, SLOT, 0, 0);
+	reg(&st.b, SLOT + 1, 0, 0);
+	assert_int_equal(daxlease_dereg_buf(st.a.buf), -EBUSY);
+	assert_int_equal(daxlease_dereg_buf(st.b.buf), 0);
+	assert_int_equal(daxlease_dereg_buf(st.a.buf), 0);
+	assert_true(fake_ring_cqe(st.fd, &tag) && fake_ring_cqe(st.fd, &tag));
+}
+
+static void dereg__does_not_come_back(void **state)
+{
+	struct fix *fx = *state;
+
+	reg(&st.a, SLOT, 0, 0);
+	reg(&st.b, SLOT + 1, 0, 0);
+	assert_int_equal(daxlease_dereg_buf(st.a.buf), -EBUSY);
+	reap();
+	EVENTUALLY(fx, state_of(&st.a) == DAXLEASE_STATE_RELEASED);
+	assert_int_equal(daxlease_buf_recall(st.b.buf), 0);
+	assert_int_equal(daxlease_buf_regain(st.b.buf), 0);
+	NOT_FOR_MS(fx, 30, fake_ring_slot(st.fd, SLOT) != NULL);
+	assert_int_equal(state_of(&st.a), DAXLEASE_STATE_RELEASED);
+	assert_int_equal(daxlease_dereg_buf(st.a.buf), 0);
+	dereg(&st.b);
+}
+
 #define WITH(fn, set, m)                                                        \
 	{                                                                       \
 #fn " [" #set ", " #m "]", fn, set, teardown, (void *)&mode_##m \
@@ -987,6 +1126,13 @@ int main(void)
 		ONCE(single__not_with_a_thread_of_the_library),
 		WITH(single__does_not_dispatch, setup_single, loop),
 		WITH(single__nothing_to_ask, setup_single, loop),
+		WITH(single__recalled_and_regained_elsewhere, setup_single, loop),
+		WITH(single__recalled_and_regained_elsewhere, setup_single, signal_rt),
+		WITH(single__recalled_in_its_own_thread, setup_single, loop),
+		SHARED_MODE(cancel__not_for_an_idle_buffer),
+		SHARED_MODE(cancel__not_if_it_has_just_ended),
+		ONCE(dereg__two_whose_tags_are_lost),
+		ONCE(dereg__does_not_come_back),
 		ANY_MODE(fault__each_call_fails_once),
 	};
 
