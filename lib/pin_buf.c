@@ -29,8 +29,7 @@ static const char *why_refused(const struct region *r, int err)
 	case -ENXIO:
 		return "the ring has no buffer table: io_uring_register_buffers_sparse() first";
 	case -EINVAL:
-		return "beyond the ring's buffer table, or longer than the kernel takes: have more "
-		       "slots";
+		return "beyond the ring's buffer table: have more slots";
 	case -ENOMEM:
 		return sys_memlock_limit() == UINT64_MAX ?
 			       "out of memory" :

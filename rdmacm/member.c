@@ -68,10 +68,12 @@ static void set_gone(struct member *m)
 	set_state(m, MEMBER_GONE);
 }
 
-void member_peer_broken(struct daxlease_peer *peer)
+void member_if_broken(struct daxlease_peer *peer)
 {
 	struct member *m;
 
+	if (!peer->broken)
+		return;
 	TAILQ_FOREACH(m, &peer->members, peer_link)
 		set_gone(m);
 }
@@ -79,7 +81,7 @@ void member_peer_broken(struct daxlease_peer *peer)
 static void break_peer(struct daxlease_peer *peer, const char *why)
 {
 	conn_break(peer, why);
-	member_peer_broken(peer);
+	member_if_broken(peer);
 }
 
 /*
@@ -126,8 +128,7 @@ int member_grant(struct member *m, const struct daxlease_mr_info *info)
 	set_state(m, MEMBER_GRANTED);
 	offer->stats.grants++;
 	conn_send(m->peer, &m->out);
-	if (m->peer->broken)
-		member_peer_broken(m->peer);
+	member_if_broken(m->peer);
 	return m->state == MEMBER_GONE ? -ENOTCONN : 0;
 }
 
@@ -164,8 +165,7 @@ static bool take_back_unsent(struct member *m)
 	m->offer->stats.grants--;
 	free_window(m);
 	set_state(m, MEMBER_IDLE);
-	if (m->peer->broken)
-		member_peer_broken(m->peer);
+	member_if_broken(m->peer);
 	return true;
 }
 
@@ -176,8 +176,7 @@ void member_revoke(struct member *m, uint32_t budget_ms)
 	set_state(m, MEMBER_REVOKED);
 	m->offer->stats.revokes++;
 	say(m, WIRE_REVOKE, budget_ms);
-	if (m->peer->broken)
-		member_peer_broken(m->peer);
+	member_if_broken(m->peer);
 }
 
 static void set_late(struct member *m, enum daxlease_late how)
@@ -203,10 +202,9 @@ void member_end_access(struct member *m)
 		return;
 	}
 	free_window(m);
-	if (m->peer->broken) {
-		member_peer_broken(m->peer);
+	member_if_broken(m->peer);
+	if (m->state == MEMBER_GONE)
 		return;
-	}
 	set_late(m, DAXLEASE_LATE_REVOKED);
 	set_state(m, MEMBER_OVERDUE);
 	if (m->out.queued)
@@ -215,8 +213,7 @@ void member_end_access(struct member *m)
 		return;
 	m->offer->stats.revokes++;
 	say(m, WIRE_REVOKE, 0);
-	if (m->peer->broken)
-		member_peer_broken(m->peer);
+	member_if_broken(m->peer);
 }
 
 /* The region, if it can be granted to somebody now. */
@@ -260,9 +257,8 @@ int member_answered(struct daxlease_peer *peer, const struct wire_msg *msg)
 	default:
 		return -EPROTO;
 	}
-	if (m->peer->broken)
-		member_peer_broken(peer);
-	else if (member_can_grant(m->offer, &info))
+	member_if_broken(peer);
+	if (m->state == MEMBER_IDLE && member_can_grant(m->offer, &info))
 		member_grant_again(m, &info);
 	return 0;
 }

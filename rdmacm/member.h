@@ -33,8 +33,8 @@ struct member *member_find(const struct daxlease_peer *peer, uint32_t number);
 int member_answered(struct daxlease_peer *peer, const struct wire_msg *msg);
 /* It broke the protocol: for the counters. */
 void member_count_broken(struct daxlease_peer *peer);
-/* The peer's queue pair is in the error state: nobody waits for it any more. */
-void member_peer_broken(struct daxlease_peer *peer);
+/* If the peer's queue pair is in the error state, nobody waits for it any more. */
+void member_if_broken(struct daxlease_peer *peer);
 /* Takes it out of all offers; to the error state before, if it may use one. */
 void member_peer_leaves(struct daxlease_peer *peer);
 

@@ -52,10 +52,17 @@ static int drain_own(struct daxlease_offer *offer, const struct daxlease_break *
 	return ret;
 }
 
+static void revoke_all(struct daxlease_offer *offer, uint32_t budget_ms)
+{
+	struct member *m;
+
+	TAILQ_FOREACH(m, &offer->members, offer_link)
+		member_revoke(m, budget_ms);
+}
+
 static int on_drain(struct daxlease_mr *mr, const struct daxlease_break *brk, void *userdata)
 {
 	struct daxlease_offer *offer = userdata;
-	struct member *m;
 	int ret;
 
 	(void)mr;
@@ -68,10 +75,8 @@ static int on_drain(struct daxlease_mr *mr, const struct daxlease_break *brk, vo
 	ret = drain_own(offer, brk);
 	if (ret == 0)
 		offer->own_drained = true;
-	TAILQ_FOREACH(m, &offer->members, offer_link) {
-		if (ret >= 0)
-			member_revoke(m, ms_until(brk->deadline_ns));
-	}
+	if (ret >= 0)
+		revoke_all(offer, ms_until(brk->deadline_ns));
 	offer->asking = false;
 	if (ret >= 0)
 		ret = offer->own_drained && !offer->waiting ? 0 : DAXLEASE_PENDING;

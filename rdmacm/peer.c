@@ -87,6 +87,13 @@ static int peer_check(const struct daxlease_peer *peer)
 	return peer->pid == sys_getpid() ? 0 : -ECHILD;
 }
 
+/* After what may have moved its queue pair to the error state. */
+static void peer_unlock(struct daxlease_peer *peer)
+{
+	member_if_broken(peer);
+	big_unlock(peer->ctx);
+}
+
 static int refuse(struct daxlease_ctx *ctx, int err, const char *why)
 {
 	daxlease_private_log(ctx, DAXLEASE_LOG_ERR, "no peer made: %s", why);
@@ -184,9 +191,7 @@ static int receive(struct daxlease_peer *peer, const void *buf, size_t len)
 		ret = handle(peer, &msg);
 	if (ret < 0)
 		give_up(peer, ret);
-	if (peer->broken)
-		member_peer_broken(peer);
-	big_unlock(peer->ctx);
+	peer_unlock(peer);
 	return ret < 0 ? ret : 1;
 }
 
@@ -194,9 +199,7 @@ static int completed(struct daxlease_peer *peer, const struct ibv_wc *wc)
 {
 	big_lock();
 	conn_completed(peer, wc);
-	if (peer->broken)
-		member_peer_broken(peer);
-	big_unlock(peer->ctx);
+	peer_unlock(peer);
 	return 1;
 }
 
@@ -204,9 +207,7 @@ static void retry(struct daxlease_peer *peer)
 {
 	big_lock();
 	conn_retry(peer);
-	if (peer->broken)
-		member_peer_broken(peer);
-	big_unlock(peer->ctx);
+	peer_unlock(peer);
 }
 
 /* The application's completion failed: the queue pair is in the error state, or about to. */
@@ -214,8 +215,7 @@ static void failed(struct daxlease_peer *peer)
 {
 	big_lock();
 	conn_break(peer, "a work request failed: in the error state");
-	member_peer_broken(peer);
-	big_unlock(peer->ctx);
+	peer_unlock(peer);
 }
 
 int daxlease_peer_wc(struct daxlease_peer *peer, const struct ibv_wc *wc, const void *buf)
@@ -248,9 +248,7 @@ int daxlease_peer_drained(struct daxlease_peer *peer, uint32_t offer)
 		return err;
 	big_lock();
 	err = taker_answer(peer, offer);
-	if (peer->broken)
-		member_peer_broken(peer);
-	big_unlock(peer->ctx);
+	peer_unlock(peer);
 	return err;
 }
 
