@@ -579,6 +579,7 @@ static void overrun(struct fix *fx, unsigned int resist, struct daxlease_buf_opt
 	assert_int_equal(fake_ring_cancelled(&fd, &user_data), opts.cancel);
 	assert_int_equal(fd, opts.cancel_fd);
 	assert_int_equal(user_data, opts.cancel_user_data);
+	EVENTUALLY(fx, fix_lines(fx, DAXLEASE_LOG_WARNING) >= 1);
 	assert_int_equal(fix_lines(fx, DAXLEASE_LOG_WARNING), 1);
 	dereg(&st.a);
 }
