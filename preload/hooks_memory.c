@@ -21,13 +21,14 @@ static bool is_shared_file(int flags, int fd)
 
 /*
  * What is mapped over is taken out afterwards: the range is never free in between, so that
- * nobody else can have got it.
+ * nobody else can have got it. For all but shared files nothing is started: an allocator maps
+ * its first memory before it can serve malloc(3), which dlsym(3) calls.
  */
 static void mapped(void *addr, size_t length, int flags, int fd)
 {
 	if (flags & MAP_FIXED)
 		maps_remove(addr, length);
-	if (is_shared_file(flags, fd))
+	if (is_shared_file(flags, fd) && !here.inside && shim_on())
 		maps_add(addr, length, fd);
 }
 
@@ -39,7 +40,7 @@ void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
 		return MAP_FAILED;
 	ret = REAL(mmap) ? REAL(mmap)(addr, length, prot, flags, fd, offset) :
 			   (void *)syscall(SYS_mmap, addr, length, prot, flags, fd, offset);
-	if (ret != MAP_FAILED && !here.inside && shim_on())
+	if (ret != MAP_FAILED)
 		mapped(ret, length, flags, fd);
 	return ret;
 }
@@ -52,7 +53,7 @@ void *mmap64(void *addr, size_t length, int prot, int flags, int fd, off64_t off
 		return MAP_FAILED;
 	ret = REAL(mmap64) ? REAL(mmap64)(addr, length, prot, flags, fd, offset) :
 			     (void *)syscall(SYS_mmap, addr, length, prot, flags, fd, offset);
-	if (ret != MAP_FAILED && !here.inside && shim_on())
+	if (ret != MAP_FAILED)
 		mapped(ret, length, flags, fd);
 	return ret;
 }
@@ -121,7 +122,7 @@ void *mremap(void *addr, size_t old_length, size_t new_length, int flags, ...)
 		to = va_arg(args, void *);
 		va_end(args);
 	}
-	if (here.inside || !shim_on())
+	if (here.inside)
 		return call_mremap(addr, old_length, new_length, flags, to);
 	return remap(addr, old_length, new_length, flags, to);
 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #
-# usage: run.sh SHIM LIBRARY FAKE-DAX OTHER-HOOKS VICTIM FOUND-BY-DLSYM STATIC [SCENE...]
+# usage: run.sh SHIM LIBRARY FAKE-DAX OTHER-HOOKS ALLOCATOR VICTIM FOUND-BY-DLSYM STATIC [SCENE...]
 # The programs of this folder with the shim before them. One line for each failure.
 set -euo pipefail
 
-shim=$1 library=$2 fake_dax=$3 other=$4 victim=$5 found_by_dlsym=$6 static=$7
-shift 7
+shim=$1 library=$2 fake_dax=$3 other=$4 allocator=$5 victim=$6 found_by_dlsym=$7 static=$8
+shift 8
 
 top=$(dirname -- "$victim")
 dir=$(mktemp -d "$top/dax-XXXXXX")
@@ -71,6 +71,10 @@ play "constructor" "$shim $fake_dax" env VICTIM_EARLY="$dir/early" "$victim" con
 play "first of several" "$shim $other $fake_dax" "$victim" other_hooks "$dir/file"
 play "last of several" "$fake_dax $other $shim" "$victim" other_hooks "$dir/file"
 check "last of several: says who is first" said 'ibv_reg_mr goes to .*other-hooks.* first'
+
+# Its first memory comes before all else.
+play "other allocator first" "$allocator $shim $fake_dax" "$victim" basic "$dir/file"
+play "other allocator last" "$shim $fake_dax $allocator" "$victim" basic "$dir/file"
 
 play "found by dlsym" "$shim $fake_dax" "$found_by_dlsym" "$dir/file"
 check "found by dlsym: says so" said 'found by dlsym'
