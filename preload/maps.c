@@ -177,12 +177,25 @@ static void cut(uintptr_t start, uintptr_t end, struct source **gone)
 	set_bounds();
 }
 
+static bool meets(uintptr_t start, uintptr_t end)
+{
+	bool found;
+	size_t i;
+
+	maps_lock();
+	i = first_after(start);
+	found = i < nmappings && mappings[i].start < end;
+	maps_unlock();
+	return found;
+}
+
+/* An allocator unmaps its own memory, and cannot be asked for some meanwhile. */
 void maps_remove(const void *addr, size_t length)
 {
 	uintptr_t start = (uintptr_t)addr, end = start + length;
 	struct source *gone = NULL;
 
-	if (!is_near(start, end))
+	if (!is_near(start, end) || !meets(start, end))
 		return;
 	if (!lock_with_room()) {
 		say(DAXLEASE_LOG_ERR, "out of memory: %p+%zu is still taken for a mapping", addr,

@@ -75,6 +75,7 @@ check "last of several: says who is first" said 'ibv_reg_mr goes to .*other-hook
 # Its first memory comes before all else.
 play "other allocator first" "$allocator $shim $fake_dax" "$victim" basic "$dir/file"
 play "other allocator last" "$shim $fake_dax $allocator" "$victim" basic "$dir/file"
+play "other allocator: memory between" "$shim $fake_dax $allocator" "$victim" memory_between "$dir/file"
 
 play "found by dlsym" "$shim $fake_dax" "$found_by_dlsym" "$dir/file"
 check "found by dlsym: says so" said 'found by dlsym'

@@ -440,6 +440,32 @@ static void scene_mremap(void)
 	dereg(mr);
 }
 
+/* An allocator gives memory back that lies between mappings, however many there are. */
+static void scene_memory_between(void)
+{
+	const size_t size = 4u << 20;
+	uint8_t *below, *hole;
+
+	hole = mmap(NULL, 2 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	for (unsigned int i = 0; i < 100; i++) {
+		int fd = open_file();
+		/* Now at the one end, now at the other; each a mapping of its own. */
+		uint8_t *at = hole + (i % 2 ? 2 * size - (i + 1) * PAGE : i * PAGE);
+		int flags = MAP_SHARED | MAP_FIXED;
+		uint8_t *volatile memory;
+
+		CHECK(mmap(at, PAGE, PROT_READ | PROT_WRITE, flags, fd, 0) == at && !close(fd));
+		if (i == 1)
+			CHECK(munmap(hole + size / 2, size) == 0);
+		memory = malloc(size / 2);
+		CHECK(memory);
+		free(memory);
+	}
+	below = map_file();
+	CHECK(munmap(hole, size / 2) == 0 && munmap(hole + size + size / 2, size / 2) == 0);
+	check_life(below);
+}
+
 /* A bare system call: no hook has seen it, and the description is out of reach. */
 static void scene_unseen(void)
 {
@@ -871,6 +897,7 @@ static const struct {
 	SCENE(unmap_under_break),
 	SCENE(address_reused),
 	SCENE(mremap),
+	SCENE(memory_between),
 	SCENE(unseen),
 	SCENE(private),
 	SCENE(break),
