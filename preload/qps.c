@@ -31,6 +31,13 @@ void qps_unlock(void)
 	pthread_mutex_unlock(&lock);
 }
 
+void qps_forget_threads(void)
+{
+	for (size_t i = 0; i < nentries; i++)
+		entries[i].busy = false;
+	idle = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+
 void qps_add(struct ibv_qp *qp)
 {
 	struct entry *grown = NULL;

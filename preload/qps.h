@@ -18,5 +18,7 @@ unsigned int qps_fence(const struct ibv_pd *pd);
 
 void qps_lock(void);
 void qps_unlock(void);
+/* In a child, with the lock: no thread that was fencing or waiting is in it. */
+void qps_forget_threads(void);
 
 #endif

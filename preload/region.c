@@ -548,4 +548,5 @@ void region_after_fork(void)
 void region_forget_parent(void)
 {
 	context_forget();
+	shadows_forget_users();
 }

@@ -34,6 +34,13 @@ void shadows_unlock(void)
 	pthread_mutex_unlock(&lock);
 }
 
+void shadows_forget_users(void)
+{
+	for (struct shadow *sh = shadows; sh; sh = sh->next)
+		sh->users = 0;
+	unused = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+
 bool shadows_any(void)
 {
 	return atomic_load_explicit(&nshadows, memory_order_acquire);

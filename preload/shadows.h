@@ -67,5 +67,7 @@ void shadows_put(struct shadow *sh);
 
 void shadows_lock(void);
 void shadows_unlock(void);
+/* In a child, with the lock: no thread that used one is in it. */
+void shadows_forget_users(void);
 
 #endif

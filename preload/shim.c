@@ -38,6 +38,7 @@ static void after_fork(void)
 static void after_fork_in_child(void)
 {
 	region_forget_parent();
+	qps_forget_threads();
 	after_fork();
 }
 

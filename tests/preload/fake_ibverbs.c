@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fake_ibverbs.h"
 
@@ -24,6 +25,8 @@ int ibv_dontfork_range(void *base, size_t size);
 
 static struct ibv_device device = { .name = "fake0" };
 static atomic_uint live, regs, fenced, next_handle = 1, next_key = 100;
+static atomic_uint slow;
+static atomic_bool slow_fences;
 static atomic_int last_access;
 static atomic_ullong last_iova;
 
@@ -45,6 +48,16 @@ unsigned int fake_regs(void)
 unsigned int fake_fenced(void)
 {
 	return fenced;
+}
+
+void fake_slow_fences(bool is_slow)
+{
+	slow_fences = is_slow;
+}
+
+unsigned int fake_slow(void)
+{
+	return slow;
 }
 
 int fake_last_access(void)
@@ -146,6 +159,10 @@ int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 {
 	if (qp->qp_type == DESTROYED)
 		abort();
+	slow++;
+	while (slow_fences)
+		usleep(1000);
+	slow--;
 	if (mask & IBV_QP_STATE)
 		qp->state = attr->qp_state;
 	fenced += qp->state == IBV_QPS_ERR;

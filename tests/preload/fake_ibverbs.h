@@ -6,6 +6,7 @@
 #ifndef FAKE_IBVERBS_H
 #define FAKE_IBVERBS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <infiniband/verbs.h>
@@ -15,6 +16,9 @@ struct ibv_device *fake_device(void);
 unsigned int fake_live(void);	/* registrations */
 unsigned int fake_regs(void);	/* so far */
 unsigned int fake_fenced(void); /* moves of a queue pair to the error state */
+/* Each fence stays where it is until they are not slow any more; and how many do so now. */
+void fake_slow_fences(bool slow);
+unsigned int fake_slow(void);
 int fake_last_access(void);
 uint64_t fake_last_iova(void);
 /* The next registration gets this key; after that they count on. */

@@ -614,6 +614,40 @@ static void scene_storm(void)
 	CHECK(fake_live() == 0 && !is_leased());
 }
 
+static void *shorten(void *fd)
+{
+	CHECK(!ftruncate(*(int *)fd, PAGE));
+	return NULL;
+}
+
+/* The thread that ends the registration is not in the child: nobody is waited for there. */
+static void scene_fork_in_fence(void)
+{
+	int fd = open_file();
+	uint8_t *map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	struct ibv_qp *qp = make_qp(pd, false);
+	struct ibv_mr *mr = reg(map, SIZE);
+	pthread_t thread;
+	pid_t pid;
+
+	fake_slow_fences(true);
+	CHECK(mr && !pthread_create(&thread, NULL, shorten, &fd));
+	while (!fake_slow())
+		usleep(1000);
+	pid = fork();
+	if (!pid) {
+		alarm(10);
+		dereg(mr);
+		CHECK(ibv_destroy_qp(qp) == 0);
+		_exit(0);
+	}
+	wait_child(pid);
+	fake_slow_fences(false);
+	CHECK(!pthread_join(thread, NULL) && qp->state == IBV_QPS_ERR);
+	dereg(mr);
+	CHECK(fake_live() == 0);
+}
+
 static void scene_close_device(void)
 {
 	struct ibv_context *context = ibv_open_device(fake_device());
@@ -905,6 +939,7 @@ static const struct {
 	SCENE(exit_without_dereg),
 	SCENE(dead_key),
 	SCENE(storm),
+	SCENE(fork_in_fence),
 	SCENE(close_device),
 	SCENE(rereg),
 	SCENE(all_signals),
