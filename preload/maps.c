@@ -131,12 +131,21 @@ static void put_locked(struct source *source, struct source **gone)
 	*gone = source;
 }
 
+/* Not if the program has closed it, and got the number for something of its own. */
+static void close_duplicate(const struct source *source)
+{
+	struct sys_file file;
+
+	if (!sys_file_info(source->fd, &file) && file.dev == source->dev && file.ino == source->ino)
+		sys_close(source->fd);
+}
+
 static void close_all(struct source *gone)
 {
 	while (gone) {
 		struct source *next = gone->next;
 
-		sys_close(gone->fd);
+		close_duplicate(gone);
 		free(gone);
 		gone = next;
 	}

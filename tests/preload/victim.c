@@ -480,6 +480,29 @@ static void scene_unseen(void)
 	CHECK(ibv_reg_mr(pd, map, SIZE, READ_WRITE | IBV_ACCESS_ON_DEMAND));
 }
 
+static bool is_file(int fd)
+{
+	struct stat a, b;
+
+	return !fstat(fd, &a) && !stat(path, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+/* A program that closes what it does not know, and gets the numbers for something else. */
+static void scene_numbers_reused(void)
+{
+	uint8_t *map = map_file();
+	int pipes[2], number = 3;
+
+	while (!is_file(number))
+		CHECK(++number < 1 << 20);
+	CHECK(!close_range(3, ~0u, 0) && !pipe(pipes) && dup2(pipes[1], number) == number);
+	errno = 0;
+	CHECK(!reg(map, SIZE) && errno);
+	CHECK(munmap(map, SIZE) == 0);
+	CHECK(write(number, "", 1) == 1);
+	check_life(map_file());
+}
+
 static void scene_private(void)
 {
 	int fd = open_file();
@@ -933,6 +956,7 @@ static const struct {
 	SCENE(mremap),
 	SCENE(memory_between),
 	SCENE(unseen),
+	SCENE(numbers_reused),
 	SCENE(private),
 	SCENE(break),
 	SCENE(data_path),
