@@ -14,11 +14,20 @@
 #include "real.h"
 #include "region.h"
 #include "shim.h"
+#include "sys.h"
+
+/* Otherwise the kernel refuses, and nothing is changed. */
+static bool is_writable(int fd)
+{
+	int mode = sys_access_mode(fd);
+
+	return mode == O_WRONLY || mode == O_RDWR;
+}
 
 /* -1 and errno: not allowed. */
 static int before_change(int fd)
 {
-	int saved = errno, err = region_end_file(fd);
+	int saved = errno, err = is_writable(fd) ? region_end_file(fd) : 0;
 
 	errno = err < 0 ? -err : saved;
 	return err < 0 ? -1 : 0;
@@ -28,7 +37,7 @@ static bool shrinks(int fd, off64_t length)
 {
 	struct stat64 st;
 
-	return !fstat64(fd, &st) && length < st.st_size;
+	return length >= 0 && !fstat64(fd, &st) && length < st.st_size;
 }
 
 static int call_ftruncate(int fd, off64_t length)
@@ -65,8 +74,10 @@ int ftruncate64(int fd, off64_t length)
 static int change_blocks(int fd, int mode, off64_t offset, off64_t length)
 {
 	bool adds_only = !(mode & ~FALLOC_FL_KEEP_SIZE);
+	bool is_range = offset >= 0 && length > 0;
 
-	if (!adds_only && !here.inside && region_any() && shim_on() && before_change(fd))
+	if (!adds_only && is_range && !here.inside && region_any() && shim_on() &&
+	    before_change(fd))
 		return -1;
 	return REAL(fallocate64) ? REAL(fallocate64)(fd, mode, offset, length) :
 				   (int)syscall(SYS_fallocate, fd, mode, offset, length);

@@ -831,6 +831,38 @@ static void scene_own_changes(void)
 	}
 }
 
+static bool refuses(int ret, int error)
+{
+	bool refused = ret == -1 && errno == error;
+
+	errno = 0;
+	return refused;
+}
+
+/* What the kernel refuses changes nothing, and ends nothing. */
+static void scene_own_mistakes(void)
+{
+	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	int fd = open_file(), reader = open(path, O_RDONLY | O_CLOEXEC);
+	uint8_t *map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	struct ibv_qp *qp = make_qp(pd, false);
+	struct ibv_mr *mr;
+
+	CHECK(reader >= 0 && map != MAP_FAILED && !close(reader));
+	mr = reg(map, SIZE);
+	reader = open(path, O_RDONLY | O_CLOEXEC); /* lends the lease */
+	CHECK(mr && reader >= 0);
+	CHECK(refuses(ftruncate(fd, -1), EINVAL) && refuses(ftruncate64(fd, -2), EINVAL));
+	CHECK(refuses(ftruncate(reader, PAGE), EINVAL));
+	CHECK(refuses(fallocate(fd, punch, 0, 0), EINVAL));
+	CHECK(refuses(fallocate(fd, punch, -1, PAGE), EINVAL));
+	CHECK(refuses(fallocate64(fd, punch, 0, -1), EINVAL));
+	CHECK(refuses(fallocate(reader, punch, 0, PAGE), EBADF));
+	CHECK(fake_live() == 1 && fake_fenced() == 0 && qp->state == IBV_QPS_INIT);
+	CHECK(ftruncate(fd, PAGE) == 0 && fake_live() == 0);
+	dereg(mr);
+}
+
 /* Nothing that frees a block: nothing is ended. */
 static void scene_own_growth(void)
 {
@@ -968,6 +1000,7 @@ static const struct {
 	SCENE(rereg),
 	SCENE(all_signals),
 	SCENE(own_changes),
+	SCENE(own_mistakes),
 	SCENE(own_growth),
 	SCENE(own_open),
 	SCENE(no_stdout),
