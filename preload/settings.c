@@ -128,13 +128,26 @@ static void read_off(struct settings *s)
 		say(DAXLEASE_LOG_ERR, "DAXLEASE_DISABLE=%s: neither 0 nor 1: taking 1", disable);
 }
 
+/*
+ * Needed at the first registration only. Until then the program may have written over its
+ * environment, to change what ps(1) shows. Empty is not the same as not set.
+ */
+static void read_guard_socket(struct settings *s)
+{
+	const char *value = secure_getenv("DAXLEASE_GUARD_SOCKET");
+	char *copy = value ? strdup(value) : NULL;
+
+	s->guard_socket = copy ? copy : value;
+}
+
 void settings_read(struct settings *ret_settings)
 {
-	struct settings s = { .guard_socket = secure_getenv("DAXLEASE_GUARD_SOCKET") };
+	struct settings s = { 0 };
 
 	read_log();
 	read_off(&s);
 	if (!s.off) {
+		read_guard_socket(&s);
 		read_policy(&s);
 		read_kind(&s);
 		read_budget(&s);

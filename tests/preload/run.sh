@@ -55,7 +55,7 @@ scenes=("$@")
 ((${#scenes[@]})) || mapfile -t scenes < <("$victim")
 for scene in "${scenes[@]}"; do
 	case $scene in
-	constructor | other_hooks) continue ;;
+	constructor | other_hooks | environment_gone) continue ;;
 	esac
 	play "$scene" "$shim $fake_dax" "$victim" "$scene" "$dir/file"
 done
@@ -101,6 +101,9 @@ check "exclusive: says why" said 'DAXLEASE_MR_EXCLUSIVE'
 DAXLEASE_KIND=guard DAXLEASE_GUARD_SOCKET=/nowhere/socket play "no guard" "$shim $fake_dax" \
 	bash -c "! \"$victim\" exit_without_dereg \"$dir/file\"" 2>/dev/null
 check "no guard: was looked for there" said 'no daxleased at /nowhere/socket'
+DAXLEASE_KIND=guard DAXLEASE_GUARD_SOCKET=/nowhere/socket \
+	play "no guard, nor environment" "$shim $fake_dax" "$victim" environment_gone "$dir/file"
+check "no guard, nor environment: was looked for there" said 'no daxleased at /nowhere/socket'
 
 # settings WHAT VARIABLE=VALUE LINE
 settings() {

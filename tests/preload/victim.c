@@ -904,6 +904,16 @@ static void scene_no_stdout(void)
 	CHECK(!close(1) && read(pipes[0], &byte, 1) == 0);
 }
 
+/* As setproctitle(3) does: what was there at the start is something else when it is needed. */
+static void scene_environment_gone(void)
+{
+	char *value = getenv("DAXLEASE_GUARD_SOCKET");
+
+	CHECK(value);
+	memset(value, 'x', strlen(value));
+	CHECK(!reg(map_file(), SIZE) && errno == EOPNOTSUPP);
+}
+
 /* Its constructor, which may be older than ours, has registered. */
 static struct ibv_mr *early;
 
@@ -1004,6 +1014,7 @@ static const struct {
 	SCENE(own_growth),
 	SCENE(own_open),
 	SCENE(no_stdout),
+	SCENE(environment_gone),
 	SCENE(constructor),
 	SCENE(other_hooks),
 };
