@@ -19,6 +19,13 @@ static bool is_shared_file(int flags, int fd)
 	       (type == MAP_SHARED || type == MAP_SHARED_VALIDATE);
 }
 
+static size_t whole_pages(size_t length)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	return (length + page - 1) & ~(page - 1);
+}
+
 /*
  * What is mapped over is taken out afterwards: the range is never free in between, so that
  * nobody else can have got it. For all but shared files nothing is started: an allocator maps
@@ -27,7 +34,7 @@ static bool is_shared_file(int flags, int fd)
 static void mapped(void *addr, size_t length, int flags, int fd)
 {
 	if (flags & MAP_FIXED)
-		maps_remove(addr, length);
+		maps_remove(addr, whole_pages(length));
 	if (is_shared_file(flags, fd) && !here.inside && shim_on())
 		maps_add(addr, length, fd);
 }
@@ -62,13 +69,6 @@ void *mmap64(void *addr, size_t length, int prot, int flags, int fd, off64_t off
 static bool is_whole_pages(const void *addr, size_t length)
 {
 	return length && !((uintptr_t)addr & ((uintptr_t)sysconf(_SC_PAGESIZE) - 1));
-}
-
-static size_t whole_pages(size_t length)
-{
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-
-	return (length + page - 1) & ~(page - 1);
 }
 
 /* Before, for another thread may get the range as soon as it is free. */

@@ -362,6 +362,17 @@ static void scene_fixed_over_part(void)
 	dereg(mr);
 }
 
+/* The kernel maps whole pages, so nothing of the file is left. */
+static void scene_fixed_over_last_page(void)
+{
+	uint8_t *map = map_file();
+
+	CHECK(mmap(map, SIZE - 1, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+	      map);
+	/* Nobody has the file open. */
+	CHECK(fcntl(open_file(), F_SETLEASE, F_WRLCK) == 0);
+}
+
 static void scene_fixed_file_over_memory(void)
 {
 	uint8_t *memory = mmap(NULL, SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -991,6 +1002,7 @@ static const struct {
 	SCENE(two_descriptions),
 	SCENE(fixed_over_all),
 	SCENE(fixed_over_part),
+	SCENE(fixed_over_last_page),
 	SCENE(fixed_file_over_memory),
 	SCENE(partial_unmap),
 	SCENE(unmap_under_break),
