@@ -65,7 +65,7 @@ void *mmap64(void *addr, size_t length, int prot, int flags, int fd, off64_t off
 	return ret;
 }
 
-/* The kernel refuses everything else, and then the mapping is still there. */
+/* The kernel refuses everything else. */
 static bool is_whole_pages(const void *addr, size_t length)
 {
 	return length && !((uintptr_t)addr & ((uintptr_t)sysconf(_SC_PAGESIZE) - 1));
@@ -74,11 +74,16 @@ static bool is_whole_pages(const void *addr, size_t length)
 /* Before, for another thread may get the range as soon as it is free. */
 int munmap(void *addr, size_t length)
 {
+	struct maps_taken *taken = NULL;
+	int ret;
+
 	if (shim_probed())
 		return -1;
 	if (is_whole_pages(addr, length))
-		maps_remove(addr, whole_pages(length));
-	return REAL(munmap) ? REAL(munmap)(addr, length) : (int)syscall(SYS_munmap, addr, length);
+		taken = maps_take(addr, whole_pages(length));
+	ret = REAL(munmap) ? REAL(munmap)(addr, length) : (int)syscall(SYS_munmap, addr, length);
+	maps_taken(taken, ret);
+	return ret;
 }
 
 static void *call_mremap(void *addr, size_t old_length, size_t new_length, int flags, void *to)
@@ -88,25 +93,24 @@ static void *call_mremap(void *addr, size_t old_length, size_t new_length, int f
 	return REAL(mremap)(addr, old_length, new_length, flags, to);
 }
 
-/* Without an old length the old mapping stays, and with MREMAP_DONTUNMAP its address. */
+/*
+ * Without an old length the old mapping stays, and with MREMAP_DONTUNMAP, too: what is empty then
+ * is filled from the file again.
+ */
 static void *remap(void *addr, size_t old_length, size_t new_length, int flags, void *to)
 {
 	size_t length = whole_pages(old_length);
 	struct source *source = maps_find(addr, length ? length : 1);
-	void *ret;
+	struct maps_taken *taken = length && source ? maps_take(addr, length) : NULL;
+	void *ret = call_mremap(addr, old_length, new_length, flags, to);
 
-	if (length && source)
-		maps_remove(addr, length);
-	ret = call_mremap(addr, old_length, new_length, flags, to);
 	if (ret != MAP_FAILED && flags & MREMAP_FIXED)
 		maps_remove(ret, whole_pages(new_length));
-	if (!source)
-		return ret;
-	if (ret != MAP_FAILED)
+	if (ret != MAP_FAILED && source)
 		maps_add_source(ret, new_length, source);
-	else if (length)
-		maps_add_source(addr, length, source);
-	maps_put(source);
+	maps_taken(taken, ret == MAP_FAILED || flags & MREMAP_DONTUNMAP);
+	if (source)
+		maps_put(source);
 	return ret;
 }
 

@@ -20,6 +20,11 @@ struct mapping {
 	struct source *source;
 };
 
+struct maps_taken {
+	size_t n, max;
+	struct mapping pieces[];
+};
+
 /*
  * Protects everything below. A leaf: nothing is called while it is held that may come back to
  * the hooks of mmap(2) and munmap(2), as malloc(3) may.
@@ -235,6 +240,73 @@ void maps_add_source(const void *addr, size_t length, struct source *source)
 	insert_at(first_after(start), start, end, source);
 	set_bounds();
 	maps_unlock();
+}
+
+static struct maps_taken *new_taken(size_t max)
+{
+	struct maps_taken *t = calloc(1, sizeof(*t) + max * sizeof(t->pieces[0]));
+
+	if (t)
+		t->max = max;
+	return t;
+}
+
+/* With a reference for each; false: there is no room for all. */
+static bool copy_pieces(struct maps_taken *t, uintptr_t start, uintptr_t end)
+{
+	size_t first, i;
+
+	maps_lock();
+	first = first_after(start);
+	for (i = first; i < nmappings && mappings[i].start < end; i++)
+		;
+	t->n = i - first;
+	for (i = 0; t->n <= t->max && i < t->n; i++) {
+		struct mapping *p = &t->pieces[i];
+
+		*p = mappings[first + i];
+		p->start = p->start < start ? start : p->start;
+		p->end = p->end > end ? end : p->end;
+		p->source->refs++;
+	}
+	maps_unlock();
+	return t->n <= t->max;
+}
+
+struct maps_taken *maps_take(const void *addr, size_t length)
+{
+	uintptr_t start = (uintptr_t)addr, end = start + length;
+	struct maps_taken *t;
+	int saved = errno;
+
+	if (!is_near(start, end) || !meets(start, end))
+		return NULL;
+	for (t = new_taken(1); t && !copy_pieces(t, start, end);) {
+		size_t n = t->n;
+
+		free(t);
+		t = new_taken(n);
+	}
+	maps_remove(addr, length);
+	errno = saved;
+	return t;
+}
+
+void maps_taken(struct maps_taken *t, bool stays)
+{
+	int saved = errno;
+
+	if (!t)
+		return;
+	for (size_t i = 0; i < t->n; i++) {
+		struct mapping *p = &t->pieces[i];
+
+		if (stays)
+			maps_add_source((const void *)p->start, p->end - p->start, p->source);
+		maps_put(p->source);
+	}
+	free(t);
+	errno = saved;
 }
 
 /* One whose description is the same, with a reference; the lock is not held. */

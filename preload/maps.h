@@ -27,8 +27,14 @@ struct source {
 void maps_add(const void *addr, size_t length, int fd);
 /* The same with a source that is known. */
 void maps_add_source(const void *addr, size_t length, struct source *source);
-/* Before the range is unmapped, or after something else was mapped over it. */
+/* After something else was mapped over the range. */
 void maps_remove(const void *addr, size_t length);
+/*
+ * Before it is unmapped or moved, which the kernel may refuse: what was there, NULL for nothing,
+ * is given to maps_taken(), which puts it back if it stays. errno is kept.
+ */
+struct maps_taken *maps_take(const void *addr, size_t length);
+void maps_taken(struct maps_taken *taken, bool stays);
 
 /* The source of the first mapping that the range meets; NULL: of none. */
 struct source *maps_find(const void *addr, size_t length);

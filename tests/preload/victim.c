@@ -451,6 +451,37 @@ static void scene_mremap(void)
 	dereg(mr);
 }
 
+/* Of a file, unlike of anonymous memory, both are its mappings then. */
+static void scene_mremap_dontunmap(void)
+{
+	uint8_t *map = map_file();
+	uint8_t *to = mremap(map, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+
+	CHECK(to != MAP_FAILED && to != map);
+	*to = 7;
+	CHECK(*map == 7);
+	check_life(map);
+	check_life(to);
+}
+
+/* What the kernel refuses to unmap or to move is still there. */
+static void scene_refused(void)
+{
+	uint8_t *map = map_file();
+
+	errno = 0;
+	CHECK(munmap(map, 1ul << 62) == -1 && errno == EINVAL);
+	check_life(map);
+	CHECK(munmap(map, SIZE_MAX) == -1 && errno == EINVAL);
+	check_life(map);
+	CHECK(munmap(map + 1, SIZE) == -1 && munmap(map, 0) == -1);
+	check_life(map);
+	CHECK(mremap(map, SIZE, 1ul << 62, MREMAP_MAYMOVE) == MAP_FAILED);
+	check_life(map);
+	CHECK(mremap(map + 1, SIZE, 2 * SIZE, MREMAP_MAYMOVE) == MAP_FAILED);
+	check_life(map);
+}
+
 /* An allocator gives memory back that lies between mappings, however many there are. */
 static void scene_memory_between(void)
 {
@@ -1008,6 +1039,8 @@ static const struct {
 	SCENE(unmap_under_break),
 	SCENE(address_reused),
 	SCENE(mremap),
+	SCENE(mremap_dontunmap),
+	SCENE(refused),
 	SCENE(memory_between),
 	SCENE(unseen),
 	SCENE(numbers_reused),
