@@ -201,6 +201,10 @@ static struct ibv_mr *register_leased(struct reg *r, const struct source *source
 	name_of(source->fd, name, sizeof(name));
 	sh = shadows_new(r->pd, r->access, name, source);
 	devices_watch(r->pd->context);
+	if (sh) {
+		sh->has_iova = r->how != REG_MR;
+		sh->iova = r->iova;
+	}
 	err = sh ? context_get(&ctx) : -ENOMEM;
 	if (!err)
 		err = register_region(r, ctx, source, sh);
@@ -437,6 +441,16 @@ static int rereg_shadow(struct shadow *sh, struct reg *r)
 	return 0;
 }
 
+/* What libibverbs asks before it does anything. */
+static bool is_rereg_valid(int flags, const void *addr, size_t length, int access)
+{
+	if (flags & ~IBV_REREG_MR_FLAGS_SUPPORTED)
+		return false;
+	if (flags & IBV_REREG_MR_CHANGE_TRANSLATION && (!addr || !length))
+		return false;
+	return !access || flags & IBV_REREG_MR_CHANGE_ACCESS;
+}
+
 /* The program keeps a struct that is not ours, so there is nothing to put a lease on. */
 static void warn_moved(const void *addr, size_t length)
 {
@@ -474,8 +488,14 @@ int region_rereg(struct ibv_mr *mr, int flags, struct ibv_pd *pd, void *addr, si
 		here.inside--;
 		return ret;
 	}
+	if (!is_rereg_valid(flags, addr, length, access))
+		return reject(sh->name, EINVAL, "flags and arguments do not fit each other");
 	if (!(flags & IBV_REREG_MR_CHANGE_ACCESS))
 		r.access = sh->access;
+	if (!moves && sh->has_iova) {
+		r.how = REG_IOVA2;
+		r.iova = sh->iova;
+	}
 	return rereg_shadow(sh, &r);
 }
 

@@ -4,6 +4,7 @@
 #define PRELOAD_SHADOWS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include <daxlease/daxlease.h>
@@ -25,6 +26,8 @@ struct shadow {
 	pid_t pid;	    /* constant from here: the process that registered */
 	struct ibv_pd *pd;
 	unsigned int access;
+	bool has_iova; /* other than its address, maybe */
+	uint64_t iova;
 	const struct ibv_context *context; /* for comparing: it may be closed */
 	const struct ibv_device *device;   /* likewise */
 	dev_t dev;

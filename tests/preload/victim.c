@@ -747,6 +747,48 @@ static void scene_rereg(void)
 	CHECK(fake_live() == 0 && !is_leased());
 }
 
+/* A peer addresses it as before, unless it moves. */
+static void scene_rereg_iova(void)
+{
+	uint8_t *map = map_file();
+	struct ibv_mr *mr = ibv_reg_mr_iova2(pd, map, SIZE, 0x20000, READ_WRITE);
+	int access = IBV_REREG_MR_CHANGE_ACCESS, translation = IBV_REREG_MR_CHANGE_TRANSLATION;
+
+	CHECK(mr && fake_last_iova() == 0x20000);
+	for (int i = 0; i < 2; i++) {
+		CHECK(ibv_rereg_mr(mr, access, NULL, NULL, 0, IBV_ACCESS_LOCAL_WRITE) == 0);
+		CHECK(fake_last_access() == (IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_ON_DEMAND));
+		CHECK(fake_last_iova() == 0x20000);
+	}
+	CHECK(ibv_rereg_mr(mr, translation, NULL, map, PAGE, 0) == 0);
+	CHECK(fake_last_iova() == (uintptr_t)map);
+	dereg(mr);
+	CHECK(fake_live() == 0);
+}
+
+/* As libibverbs does. */
+static void scene_rereg_mistakes(void)
+{
+	uint8_t *map = map_file();
+	struct ibv_mr *mr = reg(map, SIZE);
+	int access = IBV_REREG_MR_CHANGE_ACCESS, translation = IBV_REREG_MR_CHANGE_TRANSLATION;
+	unsigned int before = fake_regs();
+	uint32_t key = mr->rkey;
+
+	errno = 0;
+	CHECK(ibv_rereg_mr(mr, access | 1 << 20, NULL, NULL, 0, READ_WRITE) ==
+		      IBV_REREG_MR_ERR_INPUT &&
+	      errno == EINVAL);
+	errno = 0;
+	CHECK(ibv_rereg_mr(mr, translation, NULL, map, PAGE, READ_WRITE) ==
+		      IBV_REREG_MR_ERR_INPUT &&
+	      errno == EINVAL);
+	CHECK(ibv_rereg_mr(mr, translation, NULL, NULL, PAGE, 0) == IBV_REREG_MR_ERR_INPUT);
+	CHECK(ibv_rereg_mr(mr, translation, NULL, map, 0, 0) == IBV_REREG_MR_ERR_INPUT);
+	CHECK(fake_regs() == before && fake_live() == 1 && mr->rkey == key);
+	dereg(mr);
+}
+
 /* All signals blocked, and one thread that waits for all of them. */
 static void *wait_signals(void *arg)
 {
@@ -1053,6 +1095,8 @@ static const struct {
 	SCENE(fork_in_fence),
 	SCENE(close_device),
 	SCENE(rereg),
+	SCENE(rereg_iova),
+	SCENE(rereg_mistakes),
 	SCENE(all_signals),
 	SCENE(own_changes),
 	SCENE(own_mistakes),
