@@ -100,7 +100,7 @@ static void *call_mremap(void *addr, size_t old_length, size_t new_length, int f
 static void *remap(void *addr, size_t old_length, size_t new_length, int flags, void *to)
 {
 	size_t length = whole_pages(old_length);
-	struct source *source = maps_find(addr, length ? length : 1);
+	struct source *source = maps_find(addr, length ? length : 1, NULL);
 	struct maps_taken *taken = length && source ? maps_take(addr, length) : NULL;
 	void *ret = call_mremap(addr, old_length, new_length, flags, to);
 

@@ -394,7 +394,7 @@ void maps_add(const void *addr, size_t length, int fd)
 	errno = saved;
 }
 
-struct source *maps_find(const void *addr, size_t length)
+struct source *maps_find(const void *addr, size_t length, const void **ret_at)
 {
 	uintptr_t start = (uintptr_t)addr, end = start + length;
 	struct source *s = NULL;
@@ -407,6 +407,9 @@ struct source *maps_find(const void *addr, size_t length)
 	if (i < nmappings && mappings[i].start < end) {
 		s = mappings[i].source;
 		s->refs++;
+		if (ret_at)
+			*ret_at = (const void *)(mappings[i].start > start ? mappings[i].start :
+									     start);
 	}
 	maps_unlock();
 	return s;

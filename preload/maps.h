@@ -36,8 +36,8 @@ void maps_remove(const void *addr, size_t length);
 struct maps_taken *maps_take(const void *addr, size_t length);
 void maps_taken(struct maps_taken *taken, bool stays);
 
-/* The source of the first mapping that the range meets; NULL: of none. */
-struct source *maps_find(const void *addr, size_t length);
+/* The source of the first mapping that the range meets, and where (may be NULL); NULL: of none. */
+struct source *maps_find(const void *addr, size_t length, const void **ret_at);
 /*
  * The same for a mapping that was made behind our back: asks the kernel, and opens the
  * file anew. 0: the range begins with plain memory, or *ret_source is set; -errno.

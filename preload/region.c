@@ -275,6 +275,7 @@ static struct ibv_mr *register_plain(struct reg *r)
 
 static struct ibv_mr *register_memory(struct reg *r)
 {
+	const void *at = NULL; /* plain memory may be before it */
 	struct source *source;
 	struct ibv_mr *mr;
 
@@ -284,8 +285,8 @@ static struct ibv_mr *register_memory(struct reg *r)
 		    "are not leased");
 		return register_fresh(r);
 	}
-	source = maps_find(r->addr, r->length);
-	if (source && !maps_is_current(r->addr, source)) {
+	source = maps_find(r->addr, r->length, &at);
+	if (source && !maps_is_current(at, source)) {
 		maps_put(source);
 		source = NULL;
 	}
@@ -315,7 +316,7 @@ struct ibv_mr *region_reg(struct reg *r)
 
 void region_check_unseen(const void *addr, size_t length)
 {
-	struct source *source = shim_on() ? maps_find(addr, length) : NULL;
+	struct source *source = shim_on() ? maps_find(addr, length, NULL) : NULL;
 
 	if (!source)
 		return;
@@ -454,7 +455,7 @@ static bool is_rereg_valid(int flags, const void *addr, size_t length, int acces
 /* The program keeps a struct that is not ours, so there is nothing to put a lease on. */
 static void warn_moved(const void *addr, size_t length)
 {
-	struct source *source = maps_find(addr, length);
+	struct source *source = maps_find(addr, length, NULL);
 
 	if (!source)
 		return;

@@ -91,6 +91,9 @@ check "every verb: three registrations" test "$(grep -c ' reg .*: leased$' "$log
 play "plain" "$shim $fake_dax" "$victim" plain "$dir/file"
 check "plain: one registration" test "$(grep -c ' reg .*: plain$' "$log")" = 1
 
+play "begins before" "$shim $fake_dax" "$victim" begins_before "$dir/file"
+check "begins before: says so" said 'is not leased \(.*, but registered on demand'
+
 # Policies.
 DAXLEASE_POLICY=abort play "abort" "$shim $fake_dax" bash -c "\"$victim\" break \"$dir/file\"; ((\$? == 134))" 2>/dev/null
 check "abort: says so" said 'aborting, as DAXLEASE_POLICY=abort says'

@@ -419,6 +419,24 @@ static void *map_plain_at(void *addr)
 	return mmap(addr, SIZE, PROT_READ, flags, -1, 0);
 }
 
+/* Neither pinned nor, without a word, on demand: what is in front does not hide the file. */
+static void scene_begins_before(void)
+{
+	uint8_t *memory =
+		mmap(NULL, 2 * SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int fd = open_file();
+	struct ibv_mr *mr;
+
+	CHECK(mmap(memory + SIZE, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
+	      memory + SIZE);
+	close(fd);
+	CHECK(!reg(memory, 2 * SIZE) && fake_live() == 0 && !is_leased());
+	mr = ibv_reg_mr(pd, memory, 2 * SIZE, READ_WRITE | IBV_ACCESS_ON_DEMAND);
+	CHECK(mr && !is_leased());
+	dereg(mr);
+	check_life(memory + SIZE);
+}
+
 static void scene_address_reused(void)
 {
 	uint8_t *map = map_file();
@@ -1079,6 +1097,7 @@ static const struct {
 	SCENE(fixed_file_over_memory),
 	SCENE(partial_unmap),
 	SCENE(unmap_under_break),
+	SCENE(begins_before),
 	SCENE(address_reused),
 	SCENE(mremap),
 	SCENE(mremap_dontunmap),
