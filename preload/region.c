@@ -347,6 +347,7 @@ static int end_region(struct shadow *sh)
 		return err;
 	}
 	/* The library goes on trying. */
+	sh->kept = true;
 	say(DAXLEASE_LOG_WARNING, "%s: deregistered, but its lease is not given back yet: %s",
 	    sh->name, strerror(-err));
 	return 0;
@@ -396,7 +397,7 @@ bool region_dereg_by_provider(struct ibv_mr *mr, int *ret_result)
 		return false;
 	*ret_result = -dereg_shadow(sh);
 	if (!*ret_result)
-		free(sh); /* the provider frees the rest */
+		shadows_free_without_mr(sh);
 	return true;
 }
 

@@ -69,10 +69,18 @@ struct shadow *shadows_new(struct ibv_pd *pd, unsigned int access, const char *n
 	return sh;
 }
 
+/* When a region that is kept is done with it, if ever, nobody knows. */
+void shadows_free_without_mr(struct shadow *sh)
+{
+	sh->mr = NULL;
+	if (!sh->kept)
+		free(sh);
+}
+
 void shadows_free(struct shadow *sh)
 {
 	free(sh->mr);
-	free(sh);
+	shadows_free_without_mr(sh);
 }
 
 static void set_dead(struct shadow *sh, bool dead)

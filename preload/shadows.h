@@ -22,6 +22,7 @@ struct shadow {
 	struct daxlease_mr *region;
 	bool dead;	    /* its keys are nobody's, but the program may use them still */
 	bool gone;	    /* the original was deregistered */
+	bool kept;	    /* its region goes on without us, and tells us when it ends */
 	unsigned int users; /* it must stay */
 	pid_t pid;	    /* constant from here: the process that registered */
 	struct ibv_pd *pd;
@@ -37,7 +38,9 @@ struct shadow {
 
 struct shadow *shadows_new(struct ibv_pd *pd, unsigned int access, const char *name,
 			   const struct source *source);
-void shadows_free(struct shadow *sh); /* with what the program has */
+/* With what the program has, or if the provider frees that, without. */
+void shadows_free(struct shadow *sh);
+void shadows_free_without_mr(struct shadow *sh);
 
 /* From here on the program's struct is filled, and both can be found. */
 void shadows_bind(struct shadow *sh, struct ibv_mr *real);

@@ -94,6 +94,11 @@ check "plain: one registration" test "$(grep -c ' reg .*: plain$' "$log")" = 1
 play "begins before" "$shim $fake_dax" "$victim" begins_before "$dir/file"
 check "begins before: says so" said 'is not leased \(.*, but registered on demand'
 
+# What is freed is not to be read any more.
+GLIBC_TUNABLES=glibc.malloc.tcache_count=0 MALLOC_PERTURB_=165 \
+	play "kept lease" "$shim $fake_dax" "$victim" kept_lease "$dir/file"
+check "kept lease: says when it is given back" said '/file: given back'
+
 # Policies.
 DAXLEASE_POLICY=abort play "abort" "$shim $fake_dax" bash -c "\"$victim\" break \"$dir/file\"; ((\$? == 134))" 2>/dev/null
 check "abort: says so" said 'aborting, as DAXLEASE_POLICY=abort says'

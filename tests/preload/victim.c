@@ -610,6 +610,31 @@ static void scene_break(void)
 }
 
 /* Posting and polling go where they always went. */
+static void *change_once(void *arg)
+{
+	change_by_other();
+	return arg;
+}
+
+/* The library goes on to give it back, and tells us when the program is long done with it. */
+static void scene_kept_lease(void)
+{
+	void (*keep)(bool) = (void (*)(bool))(uintptr_t)dlsym(RTLD_DEFAULT, "fake_keep_leases");
+	struct ibv_mr *mr = reg(map_file(), SIZE);
+	pthread_t thread;
+
+	CHECK(mr && keep);
+	keep(true);
+	CHECK(!pthread_create(&thread, NULL, change_once, NULL));
+	while (fake_live())
+		usleep(1000);
+	dereg(mr);
+	CHECK(is_leased());
+	keep(false);
+	CHECK(!pthread_join(thread, NULL));
+	usleep(200000); /* for its line in the log */
+}
+
 static void scene_data_path(void)
 {
 	struct ibv_context before = *pd->context;
@@ -1107,6 +1132,7 @@ static const struct {
 	SCENE(numbers_reused),
 	SCENE(private),
 	SCENE(break),
+	SCENE(kept_lease),
 	SCENE(data_path),
 	SCENE(exit_without_dereg),
 	SCENE(dead_key),
