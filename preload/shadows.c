@@ -17,12 +17,26 @@
 /* More than that a provider may read or clear, as its own structs are larger. */
 #define ROOM 512
 
+#define BUCKETS_SHIFT 10
+
+LIST_HEAD(list, shadow);
+
 /* Protects all shadows. A leaf: nothing is called while it is held. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t unused = PTHREAD_COND_INITIALIZER;
-static struct shadow *shadows;
+static struct list shadows;
+/* Programs may register their memory in many pieces. */
+static struct list by_mr[1u << BUCKETS_SHIFT];
+static struct list by_real[1u << BUCKETS_SHIFT]; /* but those without */
+static struct list dead;
 /* Read without the lock, for those who have nothing to do with all this. */
 static atomic_uint nshadows, ndead;
+
+static struct list *bucket(struct list *table, const struct ibv_mr *mr)
+{
+	/* The product's high bits depend on all of the address (2^64 by the golden ratio). */
+	return &table[(uintptr_t)mr * UINT64_C(0x9e3779b97f4a7c15) >> (64 - BUCKETS_SHIFT)];
+}
 
 void shadows_lock(void)
 {
@@ -36,7 +50,9 @@ void shadows_unlock(void)
 
 void shadows_forget_users(void)
 {
-	for (struct shadow *sh = shadows; sh; sh = sh->next)
+	struct shadow *sh;
+
+	LIST_FOREACH(sh, &shadows, link)
 		sh->users = 0;
 	unused = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 }
@@ -83,38 +99,48 @@ void shadows_free(struct shadow *sh)
 	shadows_free_without_mr(sh);
 }
 
-static void set_dead(struct shadow *sh, bool dead)
+static void set_dead(struct shadow *sh, bool is_dead)
 {
-	if (sh->dead == dead)
+	if (sh->dead == is_dead)
 		return;
-	sh->dead = dead;
-	atomic_fetch_add(&ndead, dead ? 1u : -1u);
+	sh->dead = is_dead;
+	if (is_dead)
+		LIST_INSERT_HEAD(&dead, sh, dead_link);
+	else
+		LIST_REMOVE(sh, dead_link);
+	atomic_fetch_add(&ndead, is_dead ? 1u : -1u);
+}
+
+/* real may be NULL. */
+static void set_real(struct shadow *sh, struct ibv_mr *real)
+{
+	if (sh->real)
+		LIST_REMOVE(sh, real_link);
+	sh->real = real;
+	if (real)
+		LIST_INSERT_HEAD(bucket(by_real, real), sh, real_link);
 }
 
 void shadows_bind(struct shadow *sh, struct ibv_mr *real)
 {
 	memcpy(sh->mr, real, sizeof(*real) + TAIL);
 	shadows_lock();
-	sh->real = real;
-	sh->next = shadows;
-	shadows = sh;
+	LIST_INSERT_HEAD(&shadows, sh, link);
+	LIST_INSERT_HEAD(bucket(by_mr, sh->mr), sh, mr_link);
+	set_real(sh, real);
 	atomic_fetch_add(&nshadows, 1);
 	shadows_unlock();
 }
 
 void shadows_unlink(struct shadow *sh)
 {
-	struct shadow **p = &shadows;
-
 	shadows_lock();
 	while (sh->users)
 		pthread_cond_wait(&unused, &lock);
-	while (*p && *p != sh)
-		p = &(*p)->next;
-	if (*p) {
-		*p = sh->next;
-		atomic_fetch_sub(&nshadows, 1);
-	}
+	LIST_REMOVE(sh, link);
+	LIST_REMOVE(sh, mr_link);
+	atomic_fetch_sub(&nshadows, 1);
+	set_real(sh, NULL);
 	set_dead(sh, false);
 	shadows_unlock();
 }
@@ -128,9 +154,13 @@ void shadows_exchange(struct shadow *a, struct shadow *b)
 	memcpy(kept, a->mr, sizeof(kept));
 	memcpy(a->mr, b->mr, sizeof(kept));
 	memcpy(b->mr, kept, sizeof(kept));
+	LIST_REMOVE(a, mr_link);
+	LIST_REMOVE(b, mr_link);
 	mr = a->mr;
 	a->mr = b->mr;
 	b->mr = mr;
+	LIST_INSERT_HEAD(bucket(by_mr, a->mr), a, mr_link);
+	LIST_INSERT_HEAD(bucket(by_mr, b->mr), b, mr_link);
 	shadows_unlock();
 }
 
@@ -141,8 +171,10 @@ struct shadow *shadows_find(const struct ibv_mr *mr)
 	if (!shadows_any())
 		return NULL;
 	shadows_lock();
-	for (sh = shadows; sh && sh->mr != mr; sh = sh->next)
-		;
+	LIST_FOREACH(sh, bucket(by_mr, mr), mr_link) {
+		if (sh->mr == mr)
+			break;
+	}
 	shadows_unlock();
 	return sh;
 }
@@ -152,11 +184,13 @@ bool shadows_retire(struct ibv_mr *real, struct shadow **ret_shadow)
 	struct shadow *sh;
 
 	shadows_lock();
-	for (sh = shadows; sh && sh->real != real; sh = sh->next)
-		;
+	LIST_FOREACH(sh, bucket(by_real, real), real_link) {
+		if (sh->real == real)
+			break;
+	}
 	if (sh) {
 		set_dead(sh, true);
-		sh->real = NULL;
+		set_real(sh, NULL);
 	}
 	shadows_unlock();
 	*ret_shadow = sh;
@@ -168,7 +202,7 @@ void shadows_retired(struct shadow *sh, struct ibv_mr *real, bool success)
 	shadows_lock();
 	sh->gone = success;
 	if (!success)
-		sh->real = real;
+		set_real(sh, real);
 	shadows_unlock();
 }
 
@@ -179,8 +213,8 @@ bool shadows_has_key(const struct ibv_mr *mr)
 	if (!atomic_load_explicit(&ndead, memory_order_acquire))
 		return false;
 	shadows_lock();
-	for (sh = shadows; sh; sh = sh->next) {
-		if (sh->dead && sh->device == mr->context->device &&
+	LIST_FOREACH(sh, &dead, dead_link) {
+		if (sh->device == mr->context->device &&
 		    (sh->mr->lkey == mr->lkey || sh->mr->rkey == mr->rkey))
 			break;
 	}
@@ -195,7 +229,7 @@ static struct shadow *get(bool (*matches)(const struct shadow *sh, const void *a
 	struct shadow *sh;
 
 	shadows_lock();
-	for (sh = shadows; sh; sh = sh->next) {
+	LIST_FOREACH(sh, &shadows, link) {
 		if (sh->region && sh->pid == pid && matches(sh, arg))
 			break;
 	}

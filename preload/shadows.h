@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 #include <sys/types.h>
 
 #include <daxlease/daxlease.h>
@@ -12,7 +13,8 @@
 struct source;
 
 struct shadow {
-	struct shadow *next; /* all below is protected by the table's lock, but the constant */
+	LIST_ENTRY(shadow) link; /* all below is protected by the table's lock, but the constant */
+	LIST_ENTRY(shadow) mr_link, real_link, dead_link;
 	/*
 	 * What the program has. In a piece of memory of its own: a program that found
 	 * ibv_dereg_mr() by dlsym(3) lets the provider free it.

@@ -318,6 +318,36 @@ static void scene_two_mappings(void)
 	check_life(b);
 }
 
+/* Each is found, in whatever order they go, and whatever has become of them. */
+static void scene_many(void)
+{
+	static struct ibv_mr *mrs[3000];
+	const unsigned int n = sizeof(mrs) / sizeof(mrs[0]);
+	uint8_t *map = map_file();
+	unsigned int i;
+
+	for (i = 0; i < n; i++) {
+		mrs[i] = reg(map + i % 8 * PAGE, PAGE);
+		CHECK(mrs[i]);
+	}
+	CHECK(fake_live() == n);
+	for (i = 0; i < n; i += 3)
+		dereg(mrs[i]);
+	CHECK(fake_live() == n - n / 3 && is_leased());
+	for (i = 1; i < n; i += 3)
+		CHECK(!ibv_rereg_mr(mrs[i], IBV_REREG_MR_CHANGE_ACCESS, NULL, NULL, 0, READ_WRITE));
+	CHECK(fake_live() == n - n / 3);
+	change_by_other();
+	CHECK(fake_live() == 0);
+	for (i = n; i-- > 0;) {
+		if (i % 3) {
+			CHECK(mrs[i]->addr == map + i % 8 * PAGE && mrs[i]->length == PAGE);
+			dereg(mrs[i]);
+		}
+	}
+	CHECK(!is_leased());
+}
+
 /* Two descriptions cannot both be leased by this kind; the refusal is an ordinary one. */
 static void scene_two_descriptions(void)
 {
@@ -1115,6 +1145,7 @@ static const struct {
 	SCENE(fork_beside),
 	SCENE(sub_ranges),
 	SCENE(two_mappings),
+	SCENE(many),
 	SCENE(two_descriptions),
 	SCENE(fixed_over_all),
 	SCENE(fixed_over_part),
