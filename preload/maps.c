@@ -13,6 +13,7 @@
 
 #include "maps.h"
 #include "say.h"
+#include "shim.h"
 #include "sys.h"
 
 struct mapping {
@@ -294,10 +295,11 @@ struct maps_taken *maps_take(const void *addr, size_t length)
 
 void maps_taken(struct maps_taken *t, bool stays)
 {
-	int saved = errno;
+	int saved = errno, cancel;
 
 	if (!t)
 		return;
+	cancel = shim_uncancelable();
 	for (size_t i = 0; i < t->n; i++) {
 		struct mapping *p = &t->pieces[i];
 
@@ -306,6 +308,7 @@ void maps_taken(struct maps_taken *t, bool stays)
 		maps_put(p->source);
 	}
 	free(t);
+	shim_cancelable(cancel);
 	errno = saved;
 }
 
@@ -417,13 +420,16 @@ struct source *maps_find(const void *addr, size_t length, const void **ret_at)
 
 bool maps_is_current(const void *addr, const struct source *source)
 {
-	int maps_fd = sys_open_maps(), err;
+	int cancel = shim_uncancelable(), maps_fd = sys_open_maps(), err;
 	struct sys_vma vma;
 
-	if (maps_fd < 0)
+	if (maps_fd < 0) {
+		shim_cancelable(cancel);
 		return true;
+	}
 	err = sys_query_vma(maps_fd, (uintptr_t)addr, &vma);
 	sys_close(maps_fd);
+	shim_cancelable(cancel);
 	if (!err && vma.shared && vma.dev == source->dev && vma.ino == source->ino)
 		return true;
 	if (!err)

@@ -6,6 +6,7 @@
 
 #include "qps.h"
 #include "say.h"
+#include "shim.h"
 #include "verbs.h"
 
 struct entry {
@@ -74,6 +75,7 @@ static struct entry *find(const struct ibv_qp *qp)
 
 void qps_remove(const struct ibv_qp *qp)
 {
+	int cancel = shim_uncancelable();
 	struct entry *e;
 
 	qps_lock();
@@ -82,10 +84,12 @@ void qps_remove(const struct ibv_qp *qp)
 	if (e)
 		*e = entries[--nentries];
 	qps_unlock();
+	shim_cancelable(cancel);
 }
 
 void qps_forget(const struct ibv_context *context)
 {
+	int cancel = shim_uncancelable();
 	size_t i = 0;
 
 	qps_lock();
@@ -100,6 +104,7 @@ void qps_forget(const struct ibv_context *context)
 		}
 	}
 	qps_unlock();
+	shim_cancelable(cancel);
 }
 
 /*

@@ -191,7 +191,7 @@ static void say_registered(const struct reg *r, const struct shadow *sh)
 	    sh->mr->rkey);
 }
 
-static struct ibv_mr *register_leased(struct reg *r, const struct source *source)
+static struct ibv_mr *lease_and_register(struct reg *r, const struct source *source)
 {
 	struct daxlease_ctx *ctx;
 	struct shadow *sh;
@@ -225,15 +225,26 @@ static struct ibv_mr *register_leased(struct reg *r, const struct source *source
 	return NULL;
 }
 
+static struct ibv_mr *register_leased(struct reg *r, const struct source *source)
+{
+	int cancel = shim_uncancelable();
+	struct ibv_mr *mr = lease_and_register(r, source);
+
+	shim_cancelable(cancel);
+	return mr;
+}
+
 /*
  * FS-DAX that no hook of ours has seen mapped: before this library was loaded, or by a bare
  * system call.
  */
 static struct source *adopt(const struct reg *r)
 {
+	int cancel = shim_uncancelable(), err;
 	struct source *source = NULL;
-	int err = maps_adopt(r->addr, &source);
 
+	err = maps_adopt(r->addr, &source);
+	shim_cancelable(cancel);
 	if (source)
 		say(DAXLEASE_LOG_WARNING,
 		    "%p+%zu was mapped unseen: its file was opened anew, which is enough for the "
@@ -355,10 +366,11 @@ static int end_region(struct shadow *sh)
 
 static int dereg_shadow(struct shadow *sh)
 {
-	int err = end_region(sh);
+	int cancel = shim_uncancelable(), err = end_region(sh);
 
 	if (!err)
 		shadows_unlink(sh);
+	shim_cancelable(cancel);
 	return err;
 }
 
@@ -403,6 +415,7 @@ bool region_dereg_by_provider(struct ibv_mr *mr, int *ret_result)
 
 void region_close_device(const struct ibv_context *context)
 {
+	int cancel = shim_uncancelable();
 	struct shadow *sh;
 
 	while (shadows_any() && (sh = shadows_get_of_device(context))) {
@@ -412,6 +425,7 @@ void region_close_device(const struct ibv_context *context)
 		if (err)
 			break;
 	}
+	shim_cancelable(cancel);
 }
 
 /* ------------------------------------------------------------------------- */
@@ -531,10 +545,11 @@ int region_end_file(int fd)
 {
 	struct sys_file file;
 	struct shadow *sh;
-	int found = 0, err = 0;
+	int found = 0, err = 0, cancel;
 
 	if (sys_file_info(fd, &file) || !file.dax)
 		return 0;
+	cancel = shim_uncancelable();
 	while (!err && (sh = shadows_get_of_file(file.dev, file.ino))) {
 		if (shim_settings.policy == POLICY_EXCLUSIVE) {
 			found = -ETXTBSY;
@@ -547,6 +562,7 @@ int region_end_file(int fd)
 		}
 		shadows_put(sh);
 	}
+	shim_cancelable(cancel);
 	return found;
 }
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "say.h"
+#include "shim.h"
 
 static int log_fd = STDERR_FILENO;
 static enum daxlease_log_level log_level = DAXLEASE_LOG_ERR;
@@ -74,12 +75,13 @@ static void put(const char *line, size_t length)
 
 void say(enum daxlease_log_level level, const char *fmt, ...)
 {
-	int saved = errno, n, m;
+	int saved = errno, n, m, cancel;
 	char line[1024];
 	va_list args;
 
 	if (!say_wants(level))
 		return;
+	cancel = shim_uncancelable();
 	n = snprintf(line, sizeof(line), "daxlease-preload[%d]: ", (int)getpid());
 	va_start(args, fmt);
 	m = vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, args);
@@ -89,6 +91,7 @@ void say(enum daxlease_log_level level, const char *fmt, ...)
 		n = sizeof(line) - 2;
 	line[n++] = '\n';
 	put(line, (size_t)n);
+	shim_cancelable(cancel);
 	errno = saved;
 }
 

@@ -3,6 +3,7 @@
 #ifndef PRELOAD_SHIM_H
 #define PRELOAD_SHIM_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -35,6 +36,23 @@ static inline bool shim_probed(void)
 		return false;
 	here.probed++;
 	return true;
+}
+
+/*
+ * What is hooked is no cancellation point, but much of what we call is, some of it with a lock held.
+ * To be given back to shim_cancelable().
+ */
+static inline int shim_uncancelable(void)
+{
+	int old;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
+	return old;
+}
+
+static inline void shim_cancelable(int old)
+{
+	pthread_setcancelstate(old, &old);
 }
 
 #endif

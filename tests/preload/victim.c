@@ -195,6 +195,41 @@ static void scene_thread(void)
 	CHECK(!pthread_join(thread, NULL));
 }
 
+static struct ibv_qp *make_qp(struct ibv_pd *in, bool extended);
+
+/* None of these is a place where a thread can be cancelled, and it would leave locks behind. */
+static void *register_cancelled(void *arg)
+{
+	const int fd = *(const int *)arg;
+	struct ibv_qp *qp = make_qp(pd, true);
+	struct ibv_mr *mr;
+	uint8_t *map;
+
+	CHECK(!pthread_cancel(pthread_self()));
+	map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	mr = reg(map, SIZE);
+	CHECK(mr && !ibv_rereg_mr(mr, IBV_REREG_MR_CHANGE_ACCESS, NULL, NULL, 0, READ_WRITE));
+	CHECK(!ftruncate(fd, PAGE) && ibv_destroy_qp(qp) == 0);
+	dereg(mr);
+	CHECK(!munmap(map, SIZE));
+	pthread_testcancel();
+	return NULL;
+}
+
+static void scene_cancelled(void)
+{
+	int fd = open_file();
+	pthread_t thread;
+	void *result;
+
+	alarm(20);
+	CHECK(!pthread_create(&thread, NULL, register_cancelled, &fd));
+	CHECK(!pthread_join(thread, &result) && result == PTHREAD_CANCELED);
+	CHECK(fake_live() == 0 && fake_regs() == 2 && fake_fenced() == 1);
+	CHECK(ftruncate(fd, SIZE) == 0 && !close(fd));
+	check_life(map_file());
+}
+
 static void scene_forked_child(void)
 {
 	uint8_t *map = map_file();
@@ -1139,6 +1174,7 @@ static const struct {
 	SCENE(plain),
 	SCENE(fd_reused),
 	SCENE(thread),
+	SCENE(cancelled),
 	SCENE(forked_child),
 	SCENE(child_of_holder),
 	SCENE(vfork),
