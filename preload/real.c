@@ -20,10 +20,10 @@ static const struct {
 _Atomic(void *) real_found[REAL_COUNT];
 
 /*
- * Where libibverbs was loaded by dlopen(3) with RTLD_LOCAL it is in nobody's scope. The
- * handle is kept, so that what was found in it stays.
+ * Of libibverbs, so that what was found in it stays when the program unloads it; and where it was
+ * loaded by dlopen(3) with RTLD_LOCAL it is in nobody's scope.
  */
-static void *find_in_libibverbs(const char *name)
+static void *keep_libibverbs(void)
 {
 	static _Atomic(void *) handle;
 	void *h = atomic_load(&handle);
@@ -32,17 +32,16 @@ static void *find_in_libibverbs(const char *name)
 		h = dlopen("libibverbs.so.1", RTLD_LAZY | RTLD_NOLOAD);
 		atomic_store(&handle, h);
 	}
-	return h ? dlsym(h, name) : NULL;
+	return h;
 }
 
 static void *search(enum real_id id)
 {
 	const char *name = calls[id].name;
+	void *h = strncmp(name, "ibv_", 4) ? NULL : keep_libibverbs();
 	void *p = dlsym(RTLD_NEXT, name);
 
-	if (!p && !strncmp(name, "ibv_", 4))
-		p = find_in_libibverbs(name);
-	return p;
+	return p || !h ? p : dlsym(h, name);
 }
 
 void *real_look_up(enum real_id id)

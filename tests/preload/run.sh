@@ -79,6 +79,7 @@ play "other allocator: memory between" "$shim $fake_dax $allocator" "$victim" me
 
 play "found by dlsym" "$shim $fake_dax" "$found_by_dlsym" "$dir/file"
 check "found by dlsym: says so" said 'found by dlsym'
+play "loaded again" "$shim $fake_dax" "$found_by_dlsym" "$dir/file" again
 play "static program" "$shim $fake_dax" "$static" >/dev/null
 
 play "user of the library" "$shim $fake_dax $library" "$victim" plain "$dir/file"
