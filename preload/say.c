@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -60,6 +61,28 @@ int say_wants(enum daxlease_log_level level)
 	return level <= log_level;
 }
 
+/* A program that writes nothing does not die of it when nobody reads any more. */
+static void write_line(const char *line, size_t length)
+{
+	const struct timespec now = { 0 };
+	sigset_t set, pending, old;
+	ssize_t n;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGPIPE);
+	sigpending(&pending);
+	pthread_sigmask(SIG_BLOCK, &set, &old);
+	do
+		n = write(log_fd, line, length);
+	while (n < 0 && errno == EINTR);
+	/* Ours, if it was not there before. */
+	if (n < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE)) {
+		while (sigtimedwait(&set, NULL, &now) < 0 && errno == EINTR)
+			;
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
 static void put(const char *line, size_t length)
 {
 	dev_t dev = 0;
@@ -69,8 +92,7 @@ static void put(const char *line, size_t length)
 		return;
 	if (log_ino && (identify(log_fd, &dev, &ino) || dev != log_dev || ino != log_ino))
 		return;
-	while (write(log_fd, line, length) < 0 && errno == EINTR)
-		;
+	write_line(line, length);
 }
 
 void say(enum daxlease_log_level level, const char *fmt, ...)

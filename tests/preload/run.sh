@@ -144,6 +144,12 @@ check "not skipped: says so" test -s "$log"
 
 DAXLEASE_LOG=warning DAXLEASE_LOG_FILE='' check "stderr: nothing without a cause" test -z \
 	"$(LD_PRELOAD=$shim env true 2>&1)"
+mkfifo "$dir/fifo"
+# Opened for reading as well, or there would be nobody to open it for.
+exec 9<>"$dir/fifo"
+exec 8>"$dir/fifo" 9<&-
+DAXLEASE_LOG_FILE='' play "stderr: nobody reads it" "$shim $fake_dax" "$victim" basic "$dir/file" 2>&8
+exec 8>&-
 line=$(DAXLEASE_LOG_FILE=/nowhere/log LD_PRELOAD=$shim env true 2>&1)
 check "no log file: says so" grep -q 'DAXLEASE_LOG_FILE=/nowhere/log: .*taking stderr' <<<"$line"
 
