@@ -75,6 +75,7 @@ static struct ibv_mr *register_fresh(const struct reg *r)
 {
 	struct ibv_mr *held[KEYS_MAX], *mr = call(r);
 	unsigned int n = 0;
+	int err;
 
 	while (mr && n < KEYS_MAX && shadows_has_key(mr)) {
 		held[n++] = mr;
@@ -82,13 +83,15 @@ static struct ibv_mr *register_fresh(const struct reg *r)
 	}
 	if (!n)
 		return mr;
+	err = errno;
 	if (mr && shadows_has_key(mr)) {
 		call_dereg(mr);
 		mr = NULL;
-		errno = EAGAIN;
+		err = EAGAIN;
 	}
 	for (unsigned int i = 0; i < n; i++)
 		call_dereg(held[i]);
+	errno = err;
 	say(DAXLEASE_LOG_INFO, "ibv_reg_mr %p+%zu: the key of a dead registration was avoided%s",
 	    r->addr, r->length, mr ? "" : " in vain: deregister the dead ones");
 	return mr;

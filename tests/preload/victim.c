@@ -743,6 +743,23 @@ static void scene_dead_key(void)
 	CHECK(fake_live() == 0);
 }
 
+/* Too many of them: refused, with the error that says so. */
+static void scene_dead_keys(void)
+{
+	uint8_t *map = map_file();
+	struct ibv_mr *mrs[17];
+	void *memory = malloc(PAGE);
+
+	for (int i = 0; i < 17; i++)
+		CHECK((mrs[i] = reg(map, SIZE)));
+	change_by_other();
+	fake_next_key(mrs[0]->rkey);
+	CHECK(!reg(memory, PAGE) && errno == EAGAIN && fake_live() == 0);
+	for (int i = 0; i < 17; i++)
+		dereg(mrs[i]);
+	free(memory);
+}
+
 static void *change_on_and_on(void *arg)
 {
 	(void)arg;
@@ -1203,6 +1220,7 @@ static const struct {
 	SCENE(data_path),
 	SCENE(exit_without_dereg),
 	SCENE(dead_key),
+	SCENE(dead_keys),
 	SCENE(storm),
 	SCENE(fork_in_fence),
 	SCENE(close_device),
