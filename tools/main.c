@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <daxlease/daxlease.h>
 
@@ -44,8 +49,35 @@ void tool_say(const char *fmt, ...)
 	fputc('\n', stderr);
 }
 
+/* Else what is opened first would be taken for it. A COMMAND that is run finds it closed. */
+static void fill_closed(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+		/* The wrong way round: what would be lost is an error, as it is when closed. */
+		if (fcntl(fd, F_GETFD) < 0)
+			open("/dev/null", (fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) | O_CLOEXEC);
+	}
+}
+
+/* Whoever reads what was written would take the part that arrived for the whole. */
+static void finish_stdout(void)
+{
+	bool failed = ferror(stdout);
+
+	errno = 0;
+	if (!fflush(stdout) && !failed)
+		return;
+	if (errno == EPIPE) /* nobody reads it any more: no more than SIGPIPE, if ignored */
+		return;
+	tool_say("standard output cannot be written to%s%s", errno ? ": " : "",
+		 errno ? strerror(errno) : "");
+	_exit(TOOL_FAILED);
+}
+
 int main(int argc, char **argv)
 {
+	fill_closed();
+	atexit(finish_stdout);
 	if (argc < 2) {
 		help(stderr);
 		return TOOL_USAGE;

@@ -43,6 +43,19 @@ for command in doctor who; do
 		{ echo "$command: no JSON"; failed=1; }
 done
 
+# Output that is lost is an error, also if there is no standard output at all.
+for args in --help --version 'run --help' 'doctor --json' "watch --json --interval 0.01"; do
+	for to in '>/dev/full' '>&-'; do
+		got=0
+		# shellcheck disable=SC2086 # words
+		(eval "exec $to"; exec timeout 10 "$tool" $args) 2>"$dir/out" || got=$?
+		if [[ $got != 3 ]] || ! grep -qF 'standard output cannot be written to' "$dir/out"; then
+			echo "daxlease $args $to: status $got"
+			failed=1
+		fi
+	done
+done
+
 expect 2 'from 0.01 to 86400' watch --interval 0
 expect 2 'from 0.01 to 86400' watch --interval often
 expect 2 'one PID or FILE' watch 1 2
