@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -282,7 +283,7 @@ static int find_target(const char *text, struct options *o)
 	long pid = strtol(text, &end, 10);
 
 	if (!*end && pid > 0) {
-		o->pid = (pid_t)pid;
+		o->pid = pid > INT_MAX ? INT_MAX : (pid_t)pid; /* which no process has */
 		return 0;
 	}
 	if (stat(text, &st)) {

@@ -60,6 +60,7 @@ expect 2 'from 0.01 to 86400' watch --interval 0
 expect 2 'from 0.01 to 86400' watch --interval often
 expect 2 'one PID or FILE' watch 1 2
 expect 3 'does not run' watch --once 999999999
+expect 3 'does not run' watch --once $(((1 << 32) + $$)) # in 32 bits it is this shell
 expect 3 'No such file' watch --once /nonexistent
 expect 1 'nobody publishes anything' watch --once "$0"
 
