@@ -208,7 +208,7 @@ static int look_at(struct view *v, pid_t pid)
 	char path[40], *line = NULL;
 	struct publish_table *t = NULL;
 	size_t size = 0;
-	int mem = -1;
+	int mem = -1, err = 0;
 	FILE *maps;
 
 	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
@@ -221,10 +221,16 @@ static int look_at(struct view *v, pid_t pid)
 			continue;
 		if (mem < 0)
 			mem = open(path, O_RDONLY | O_CLOEXEC);
+		if (mem < 0) { /* Yama, for one, shows the maps and not the memory */
+			err = -errno;
+			break;
+		}
 		if (!t)
 			t = malloc(sizeof(*t));
-		if (mem < 0 || !t)
+		if (!t) {
+			err = -ENOMEM;
 			break;
+		}
 		if (read_table(mem, strtoull(line, NULL, 16), pid, t))
 			show(v, t);
 	}
@@ -233,7 +239,7 @@ static int look_at(struct view *v, pid_t pid)
 	free(t);
 	free(line);
 	fclose(maps);
-	return 0;
+	return err;
 }
 
 static int look_at_all(struct view *v)
@@ -362,7 +368,10 @@ int watch_main(int argc, char **argv)
 		err = look(&o, &contexts);
 		if (err) {
 			tool_say("watch: %s%d: %s", o.pid ? "process " : "/proc, ", (int)o.pid,
-				 err == -ENOENT ? "it does not run" : strerror(-err));
+				 err == -ENOENT ? "it does not run" :
+				 err == -EACCES ? "its memory may not be read: be root, or see "
+						  "kernel.yama.ptrace_scope" :
+						  strerror(-err));
 			return TOOL_FAILED;
 		}
 		if (!o.once && !stopped && !ferror(stdout))

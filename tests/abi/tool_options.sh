@@ -64,6 +64,44 @@ expect 3 'does not run' watch --once $(((1 << 32) + $$)) # in 32 bits it is this
 expect 3 'No such file' watch --once /nonexistent
 expect 1 'nobody publishes anything' watch --once "$0"
 
+# One whose maps may be read and whose memory may not, as under Yama
+cat >"$dir/deny.c" <<'END'
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int open(const char *path, int flags, ...)
+{
+	va_list args;
+	int mode;
+
+	va_start(args, flags);
+	mode = va_arg(args, int);
+	va_end(args);
+	if (strstr(path, "/mem")) {
+		errno = EACCES;
+		return -1;
+	}
+	return syscall(SYS_openat, -100, path, flags, mode);
+}
+int open64(const char *, int, ...) __attribute__((alias("open")));
+END
+cc -shared -fPIC -o "$dir/deny.so" "$dir/deny.c"
+coproc publisher { exec python3 -c 'import mmap, os
+fd = os.memfd_create("daxlease")
+os.ftruncate(fd, 65536)
+m = mmap.mmap(fd, 65536)
+print("ready", flush=True)
+input()'; }
+read -r _ <&"${publisher[0]}"
+asked=$!
+expect 1 'nobody publishes anything' watch --once "$asked" # what is there is no table
+LD_PRELOAD=$dir/deny.so expect 3 'may not be read' watch --once "$asked"
+LD_PRELOAD=$dir/deny.so expect 1 'that may be seen: be root' watch --once
+echo >&"${publisher[1]}"
+wait "$asked"
+
 # --- run, with something else in place of the shim
 echo 'int daxlease_stand_in;' >"$dir/shim.c"
 cc -shared -fPIC -o "$dir/shim.so" "$dir/shim.c"
