@@ -10,7 +10,7 @@
 #include "proc.h"
 
 void json_put(json_object *to, const char *key, json_object *value); /* value is taken */
-/* NULL or empty: null. */
+/* NULL or empty: null. What is no UTF-8 becomes U+FFFD. */
 void json_put_text(json_object *to, const char *key, const char *text);
 /* UINT64_MAX: null. */
 void json_put_number(json_object *to, const char *key, uint64_t n);

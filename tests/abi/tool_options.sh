@@ -42,6 +42,15 @@ for command in doctor who; do
 	{ "$tool" "$command" --json "$dir" || true; } | python3 -m json.tool >/dev/null ||
 		{ echo "$command: no JSON"; failed=1; }
 done
+# Names of files are any bytes, JSON is UTF-8.
+name=$dir/$'\n\e"\\\xff\xc3\xa4\xed\xa0\x80\xc3'
+: >"$name"
+for command in doctor who; do
+	{ "$tool" "$command" --json "$name" || true; } | python3 -c 'import json, sys
+path = json.loads(sys.stdin.buffer.read().decode())["files"][0]["path"]
+sys.exit(not path.endswith("/\n\x1b\"\\\ufffd\u00e4\ufffd\ufffd\ufffd\ufffd"))' 2>"$dir/out" ||
+		{ echo "$command: no JSON with a strange name"; tail -n 1 "$dir/out"; failed=1; }
+done
 
 # Output that is lost is an error, also if there is no standard output at all.
 for args in --help --version 'run --help' 'doctor --json' "watch --json --interval 0.01"; do
