@@ -588,10 +588,9 @@ static void unescape(char *text)
 	char *to = text;
 
 	for (const char *from = text; *from; to++) {
-		unsigned int c;
-
-		if (from[0] == '\\' && sscanf(from + 1, "%3o", &c) == 1) {
-			*to = (char)c;
+		/* All of it: the end of a long name may be cut off. */
+		if (from[0] == '\\' && strspn(from + 1, "01234567") >= 3) {
+			*to = (char)((from[1] - '0') << 6 | (from[2] - '0') << 3 | (from[3] - '0'));
 			from += 4;
 		} else {
 			*to = *from++;
@@ -600,17 +599,33 @@ static void unescape(char *text)
 	*to = '\0';
 }
 
-static bool parse_mount(const char *line, long id, struct mount *ret_mount)
+/* The next word, or what there is room for, and where the one after it begins. */
+static const char *take_word(const char *line, char *ret_word, size_t size)
+{
+	size_t len = strcspn(line, " \n");
+
+	snprintf(ret_word, size, "%.*s", (int)len, line);
+	return line + len + strspn(line + len, " \n");
+}
+
+/* "36 35 98:0 /root /mnt rw,noatime master:1 - ext4 /dev/pmem0 rw,dax=always" */
+bool proc_parse_mount(const char *line, long id, struct mount *ret_mount)
 {
 	char own[256], fs_options[256];
 	const char *rest;
+	int at = 0;
 
-	if (strtol(line, NULL, 10) != id ||
-	    sscanf(line, "%*d %*d %*s %*s %255s %255s", ret_mount->dir, own) != 2)
+	if (strtol(line, NULL, 10) != id || sscanf(line, "%*d %*d %*s %*s %n", &at) < 0 || !at)
 		return false;
-	rest = strstr(line, " - ");
-	if (!rest ||
-	    sscanf(rest, " - %31s %127s %255s", ret_mount->fs, ret_mount->source, fs_options) != 3)
+	rest = take_word(line + at, ret_mount->dir, sizeof(ret_mount->dir));
+	rest = take_word(rest, own, sizeof(own));
+	rest = strstr(rest, "- ");
+	if (!rest)
+		return false;
+	rest = take_word(rest + 2, ret_mount->fs, sizeof(ret_mount->fs));
+	rest = take_word(rest, ret_mount->source, sizeof(ret_mount->source));
+	take_word(rest, fs_options, sizeof(fs_options));
+	if (!fs_options[0])
 		return false;
 	unescape(ret_mount->dir);
 	snprintf(ret_mount->options, sizeof(ret_mount->options), "%s,%s", own, fs_options);
@@ -628,7 +643,7 @@ int proc_mount(int fd, const char *path, struct mount *ret_mount)
 
 	id = own >= 0 ? mount_id(own) : -1;
 	while (err == -ENOENT && f && getline(&line, &size, f) > 0) {
-		if (parse_mount(line, id, ret_mount))
+		if (proc_parse_mount(line, id, ret_mount))
 			err = 0;
 	}
 	free(line);

@@ -113,6 +113,8 @@ struct mount {
 	char dir[256];
 	char options[512]; /* of the mount and of the filesystem */
 };
+/* A line of mountinfo. False: it is about another mount, or makes no sense. */
+bool proc_parse_mount(const char *line, long id, struct mount *ret_mount);
 int proc_mount(int fd, const char *path, struct mount *ret_mount);
 
 /* Whether the comma-separated list has this word. */

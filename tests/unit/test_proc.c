@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -194,6 +195,44 @@ static void mount__of_a_file(void **state)
 	assert_true(proc_mount(-1, "/nonexistent", &mount) < 0);
 }
 
+static void mount__of_the_kernel(void **state)
+{
+	struct mount m;
+
+	(void)state;
+	assert_true(proc_parse_mount(
+		"36 35 98:0 /a\\040b /mnt\\0402\\134 rw,noatime master:1 - ext4 /dev/pmem0 rw,dax=always\n",
+		36, &m));
+	assert_string_equal(m.dir, "/mnt 2\\");
+	assert_string_equal(m.fs, "ext4");
+	assert_string_equal(m.source, "/dev/pmem0");
+	assert_string_equal(m.options, "rw,noatime,rw,dax=always");
+	assert_false(proc_parse_mount("3 35 98:0 / /mnt rw - ext4 /dev/pmem0 rw\n", 36, &m));
+	assert_false(proc_parse_mount("36 35 98:0 / /mnt rw - ext4\n", 36, &m));
+	assert_false(proc_parse_mount("36 35 98:0 / /mnt rw\n", 36, &m));
+	assert_false(proc_parse_mount("36 35 98:0\n", 36, &m));
+	assert_false(proc_parse_mount("36", 36, &m));
+}
+
+/* A path may be longer than what is kept of it, and be cut off in the middle of an escape. */
+static void mount__with_a_long_path(void **state)
+{
+	struct mount m;
+	char line[512];
+
+	(void)state;
+	for (int len = 250; len < 260; len++) {
+		snprintf(line, sizeof(line),
+			 "36 35 98:0 / /%0*d\\040name rw - ext4 /dev/pmem0 dax=always\n", len - 1,
+			 0);
+		assert_true(proc_parse_mount(line, 36, &m));
+		assert_true(strlen(m.dir) >= 250 && strlen(m.dir) < sizeof(m.dir));
+		assert_string_equal(m.fs, "ext4");
+		assert_string_equal(m.source, "/dev/pmem0");
+		assert_string_equal(m.options, "rw,dax=always");
+	}
+}
+
 static void numbers(void **state)
 {
 	(void)state;
@@ -214,6 +253,8 @@ int main(void)
 		cmocka_unit_test(locks__of_a_file),
 		cmocka_unit_test(comm__hostile),
 		cmocka_unit_test(mount__of_a_file),
+		cmocka_unit_test(mount__of_the_kernel),
+		cmocka_unit_test(mount__with_a_long_path),
 		cmocka_unit_test(numbers),
 	};
 
