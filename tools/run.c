@@ -76,6 +76,7 @@ static const char *find_shim(char *ret_path, size_t size)
 static bool find_program(const char *name, char *ret_path, size_t size)
 {
 	const char *dirs = getenv("PATH"), *end;
+	struct stat st;
 
 	if (strchr(name, '/')) {
 		snprintf(ret_path, size, "%s", name);
@@ -85,7 +86,7 @@ static bool find_program(const char *name, char *ret_path, size_t size)
 		end = strchrnul(dirs, ':');
 		snprintf(ret_path, size, "%.*s%s%s", (int)(end - dirs), dirs,
 			 end == dirs ? "" : "/", name);
-		if (!access(ret_path, X_OK))
+		if (*name && !access(ret_path, X_OK) && !stat(ret_path, &st) && S_ISREG(st.st_mode))
 			return true;
 	}
 	return false;
@@ -297,6 +298,7 @@ int run_main(int argc, char **argv)
 		return TOOL_FAILED;
 	}
 	execv(program, argv);
-	tool_say("run: %s: %s", argv[0], strerror(errno));
-	return errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_RUN;
+	err = errno; /* for what is said may fail, too */
+	tool_say("run: %s: %s", argv[0], strerror(err));
+	return err == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_RUN;
 }

@@ -124,6 +124,9 @@ expect 2 'milliseconds above 0' run --budget -5 true
 expect 2 'milliseconds above 0' run --budget 5s true
 expect 127 'not found' run no-such-program-here
 expect 127 'not found' run "$dir/none"
+expect 127 'not found' run ''
+mkdir -p "$dir/first/env"
+PATH=$dir/first:$PATH expect 0 "LD_PRELOAD=$dir/shim.so" run env # a folder is no command
 expect 0 "LD_PRELOAD=$dir/shim.so" run env
 expect 0 'DAXLEASE_POLICY=abort' run --policy abort env
 expect 0 'DAXLEASE_KIND=guard' run --kind guard -- env
@@ -138,6 +141,12 @@ echo "script $LD_PRELOAD"
 END
 chmod +x "$dir/script"
 expect 0 "script $dir/shim.so" run "$dir/script"
+printf '#!/nonexistent\n' >"$dir/no-interpreter"
+chmod +x "$dir/no-interpreter"
+expect 127 'No such file' run "$dir/no-interpreter"
+got=0
+"$tool" run "$dir/no-interpreter" 2>/dev/full || got=$?
+[[ $got == 127 ]] || { echo "an unheard message makes status $got of 127"; failed=1; }
 echo 'int main(void) { return 0; }' >"$dir/static.c"
 cc -static -o "$dir/static" "$dir/static.c"
 expect 126 'statically linked' run "$dir/static"
