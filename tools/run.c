@@ -286,6 +286,12 @@ int run_main(int argc, char **argv)
 		tool_say("run: %s: not found", argv[0]);
 		return EXIT_NOT_FOUND;
 	}
+	if (strpbrk(shim, " :")) {
+		tool_say(
+			"run: %s: LD_PRELOAD ends names at a blank or a colon: have the shim elsewhere",
+			shim);
+		return EXIT_NOT_RUN;
+	}
 	why = why_not(program);
 	if (why) {
 		tool_say("run: %s: %s", argv[0], why);

@@ -127,6 +127,8 @@ expect 127 'not found' run "$dir/none"
 expect 127 'not found' run ''
 mkdir -p "$dir/first/env"
 PATH=$dir/first:$PATH expect 0 "LD_PRELOAD=$dir/shim.so" run env # a folder is no command
+cp "$dir/shim.so" "$dir/with blank.so"
+DAXLEASE_PRELOAD="$dir/with blank.so" expect 126 'at a blank' run env
 expect 0 "LD_PRELOAD=$dir/shim.so" run env
 expect 0 'DAXLEASE_POLICY=abort' run --policy abort env
 expect 0 'DAXLEASE_KIND=guard' run --kind guard -- env
