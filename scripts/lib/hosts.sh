@@ -9,7 +9,7 @@
 #   hosts_address NAME     prints it
 #   on_host NAME CMD...    runs a command there, in place of the shell that calls it
 #   hosts_link NAME up|down
-#                          its cable
+#                          its cable; it waits until the host knows
 #   hosts_end              takes all of it away again
 #
 # Measured on Linux 7.3: with "rdma system set netns shared", the default, a soft-RoCE
@@ -41,6 +41,7 @@ on_host() {
 hosts_link() {
 	ip link set "v-$1" "$2"
 	[[ $2 != up ]] || ip route replace "$(hosts_address "$1")/32" dev "v-$1"
+	_hosts_wait "$1" "$2"
 }
 
 _hosts_need() {
@@ -83,14 +84,16 @@ _hosts_one() {
 		die "no soft-RoCE device in the namespace $name"
 }
 
-# A cable that was just plugged in takes its time.
+# _hosts_wait NAME up|down: what happens to a cable takes its time.
 _hosts_wait() {
-	local i
+	local i state
 	for ((i = 0; i < 200; i++)); do
-		[[ $(ip netns exec "$1" cat /sys/class/net/eth0/operstate) != up ]] || return 0
+		state=$(ip netns exec "$1" cat /sys/class/net/eth0/operstate)
+		[[ $state == up ]] || state=down # of which there are several
+		[[ $state != "$2" ]] || return 0
 		sleep 0.05
 	done
-	die "the network device of the namespace $1 does not come up"
+	die "the network device of the namespace $1 does not go $2"
 }
 
 hosts_make() {
@@ -101,15 +104,22 @@ hosts_make() {
 		_hosts_one "$name"
 	done
 	for name; do
-		_hosts_wait "$name"
+		_hosts_wait "$name" up
 	done
 }
 
-# Devices go with their namespaces.
+# The names are free again when it returns.
 hosts_end() {
-	local name
+	local name i
 	for name in ${hosts[@]+"${hosts[@]}"}; do
+		ip link del "v-$name"
 		ip netns del "$name"
+	done
+	for name in ${hosts[@]+"${hosts[@]}"}; do
+		for ((i = 0; i < 200; i++)); do
+			[[ -e /sys/class/infiniband/rxe-$name ]] || break
+			sleep 0.05
+		done
 	done
 	hosts=()
 }
