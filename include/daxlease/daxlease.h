@@ -30,9 +30,9 @@
  *               changed, or because somebody holds a lease on this description
  *               already; daxlease_ctx_new(): no thread
  *  -EACCES      neither the owner of the file nor CAP_LEASE
- *  -EBUSY       regions still exist; something that the library does not know is
+ *  -EBUSY       regions or rings still exist; something that the library does not know is
  *               pinned under the lease
- *  -ESTALE      the lease is gone: the kernel took it at its deadline
+ *  -ESTALE      the lease is gone: the kernel took it at its deadline, or its guard ended
  *  -ETIMEDOUT   the drain budget passed
  *  -EDEADLK     called from a callback of the library, where it would wait for
  *               itself
@@ -202,8 +202,8 @@ DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_ctx_new(const struct daxlease_ctx_
  * No call on the context or its regions may be under way in another thread, not
  * even one that is about to return.
  *
- * -EBUSY: regions exist still; nothing was done. -EDEADLK: from a callback.
- * -ECHILD. Since 0.1.
+ * -EBUSY: regions, or rings (uring.h), exist still; nothing was done. -EDEADLK: from a
+ * callback. -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_ctx_free(struct daxlease_ctx *ctx);
 
@@ -218,8 +218,8 @@ DAXLEASE_API int daxlease_ctx_get_fd(struct daxlease_ctx *ctx);
 
 /*
  * Does everything that is due, running callbacks in the calling thread. Never
- * waits, except for the verbs calls themselves. Returns the number of callbacks
- * that it ran.
+ * waits, except for the verbs calls themselves and where a lease is taken again
+ * (LIMITS in daxlease(7)). Returns the number of callbacks that it ran.
  *
  * -EINVAL: in DAXLEASE_MODE_THREAD. -EDEADLK: from a callback. -ECHILD. Several
  * threads may dispatch at once. Since 0.1.
@@ -247,10 +247,10 @@ DAXLEASE_API int daxlease_ctx_set_log(struct daxlease_ctx *ctx, daxlease_log_fn 
 struct daxlease_stats {
 	size_t size;		   /* set by the caller */
 	uint64_t regions;	   /* existing now */
-	uint64_t leases;	   /* files leased now */
-	uint64_t breaks;	   /* files of which a lease was broken by others */
+	uint64_t leases;	   /* held now */
+	uint64_t breaks;	   /* by others, of each lease */
 	uint64_t reader_breaks;	   /* of these: lent to a reader, registration kept */
-	uint64_t recalls;	   /* daxlease_mr_recall() */
+	uint64_t recalls;	   /* daxlease_mr_recall(), daxlease_mr_recall_start() */
 	uint64_t released;	   /* regions released in time, drained */
 	uint64_t overruns;	   /* regions fenced: the budget passed, or drain could not */
 	uint64_t lost;		   /* leases that the kernel took at its deadline */
@@ -298,7 +298,7 @@ enum daxlease_cause {
 	DAXLEASE_CAUSE_BREAK = 0, /* somebody else wants to change the file */
 	DAXLEASE_CAUSE_READER,	  /* somebody wants to read it, and a region of
 				   * the file has DAXLEASE_MR_DRAIN_FOR_READERS */
-	DAXLEASE_CAUSE_RECALL,	  /* daxlease_mr_recall() */
+	DAXLEASE_CAUSE_RECALL,	  /* daxlease_mr_recall(), daxlease_mr_recall_start() */
 	DAXLEASE_CAUSE_SHRUNK,	  /* the file became shorter than a region while unguarded */
 };
 
@@ -514,7 +514,7 @@ DAXLEASE_API int daxlease_mr_get_info(const struct daxlease_mr *mr,
  * for a fence under way.
  *
  * add: -EEXIST, -ENOMEM. remove: -ENOENT. Both: -EINVAL, -ECHILD; both may be
- * called from callbacks, but from a fence callback (-EDEADLK). Since 0.1.
+ * called from callbacks, except from a fence callback (-EDEADLK). Since 0.1.
  */
 DAXLEASE_API int daxlease_mr_add_qp(struct daxlease_mr *mr, struct ibv_qp *qp);
 DAXLEASE_API int daxlease_mr_remove_qp(struct daxlease_mr *mr, struct ibv_qp *qp);
@@ -603,7 +603,7 @@ struct daxlease_caps {
 	enum daxlease_kind best; /* what DAXLEASE_KIND_AUTO would take; NONE if nothing */
 	struct daxlease_kind_caps kinds[DAXLEASE_KIND_MAX]; /* indexed by enum daxlease_kind */
 	int odp_error;	      /* 0: device has on-demand paging; -EOPNOTSUPP: not;
-				   * -ENODEV: no device was given */
+			       * -ENODEV: no device was given; else: it could not be asked */
 	uint32_t odp_rc_caps; /* IBV_ODP_SUPPORT_* for RC */
 	bool odp_prefetch;    /* ibv_advise_mr() is there */
 	char reason[512];     /* one line: what is missing and what would provide it */
@@ -614,8 +614,8 @@ struct daxlease_caps {
  * NULL). Takes and gives back each kind of lease for a moment, unless this
  * description holds one already. Writes as much as ret_caps->size reaches.
  *
- * -EBADF: fd. -EINVAL: no regular file, or size too small to hold itself. Since
- * 0.1.
+ * -EBADF: fd. -EINVAL: no regular file, or size too small to hold itself. -ENOMEM.
+ * Since 0.1.
  */
 DAXLEASE_API int daxlease_probe(int fd, struct ibv_context *device, struct daxlease_caps *ret_caps);
 

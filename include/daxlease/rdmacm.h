@@ -18,7 +18,7 @@
  *
  *  -EPROTO      the peer broke the protocol: its queue pair was moved to the error
  *               state; disconnect
- *  -ENOTCONN    its queue pair is in the error state already, or its window was lost
+ *  -ENOTCONN    its queue pair is in the error state
  *
  * daxlease_rdmacm(7) explains all of it.
  */
@@ -37,10 +37,10 @@ extern "C" {
 /* Registering for an id                              see daxlease_reg_msgs(3) */
 
 /*
- * daxlease_reg_mr() with the protection domain of id, and with the access that
- * rdma_reg_msgs(3), rdma_reg_read(3) and rdma_reg_write(3) ask for: IBV_ACCESS_LOCAL_WRITE,
- * and IBV_ACCESS_REMOTE_READ or _WRITE. What these need for a mapping that is read-only is
- * left out: LOCAL_WRITE of _reg_read().
+ * daxlease_reg_mr() with the protection domain of id, and with IBV_ACCESS_LOCAL_WRITE
+ * (_reg_msgs()), IBV_ACCESS_REMOTE_READ (_reg_read()), or IBV_ACCESS_LOCAL_WRITE and
+ * IBV_ACCESS_REMOTE_WRITE (_reg_write()). rdma_reg_read(3) asks for LOCAL_WRITE as well;
+ * here it is left out, so that a read-only mapping will do.
  *
  * The queue pair that id has now is fenced with the region, as after daxlease_mr_add_qp().
  * So deregister before rdma_destroy_qp() or rdma_destroy_ep(), as with rdma_dereg_mr().
@@ -99,8 +99,10 @@ typedef void (*daxlease_peer_grant_fn)(struct daxlease_peer *peer,
  * that uses it will be posted, answer now; what was posted on this queue pair before may
  * still be under way, for the answer waits behind it. DAXLEASE_PENDING:
  * daxlease_peer_drained() will follow; needed for work on other queue pairs, or to
- * finish something first. After deadline_ns (CLOCK_MONOTONIC, as estimated here) the
- * other side takes the access away.
+ * finish something first. Negative: cannot, the queue pair is moved to the error state.
+ * After deadline_ns (CLOCK_MONOTONIC, nanoseconds, as estimated here) the other side takes
+ * the access away. 0: it has withdrawn the offer; no answer is wanted, what is returned
+ * does not matter.
  */
 typedef int (*daxlease_peer_revoke_fn)(struct daxlease_peer *peer, uint32_t offer,
 				       uint64_t deadline_ns, void *userdata);
@@ -121,7 +123,7 @@ struct daxlease_peer_opts {
  * Create it before a receive can complete, and pass each completion of the queue pair to
  * daxlease_peer_wc().
  *
- * -EINVAL: id has no queue pair, or not a reliable connection. -ENOMEM; errors of
+ * -EINVAL: id has no queue pair, or not of a reliable connection. -ENOMEM; errors of
  * ibv_reg_mr(3), for its messages. -E2BIG. Since 0.1.
  */
 DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_peer_new(struct daxlease_ctx *ctx,
@@ -145,8 +147,9 @@ DAXLEASE_API int daxlease_peer_free(struct daxlease_peer *peer);
  * of the same peer meanwhile.
  *
  * Returns 1: it was the library's; a receive buffer can be posted again. 0: it is the
- * application's. -EPROTO: see the top; the completion was the library's, too. -ECHILD.
- * Since 0.1.
+ * application's. -EPROTO: see the top; the completion was the library's, too. -ENOMEM: for
+ * an offer of the other side; likewise, and the queue pair was moved to the error state.
+ * -ECHILD. Since 0.1.
  *
  * A message is the library's if it begins with its magic number, so the application's
  * own ones must not. Costs a few comparisons otherwise. The first DAXLEASE_PEER_MSG_SIZE bytes
@@ -224,7 +227,8 @@ struct daxlease_offer_opts {
  *
  * With *ret_offer written first, callbacks may come before this call has returned.
  *
- * Those of daxlease_reg_mr(3). -EINVAL: access has nothing, or more. Since 0.1.
+ * Errors of daxlease_reg_mr(3). -EINVAL: access has nothing, or more; unknown flags.
+ * Since 0.1.
  */
 DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_offer_new(struct daxlease_ctx *ctx, struct ibv_pd *pd,
 							int fd, void *addr, size_t length,
@@ -256,7 +260,7 @@ DAXLEASE_API int daxlease_offer_add(struct daxlease_offer *offer, struct daxleas
  * Takes access away without asking. With windows the peer is told, and stays connected;
  * without, its queue pair is moved to the error state if it had access.
  *
- * -ENOENT. -EDEADLK: from a callback. -ECHILD. Since 0.1.
+ * -ENOENT: it does not have it. -EDEADLK: from a callback. -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_offer_remove(struct daxlease_offer *offer, struct daxlease_peer *peer);
 
@@ -269,8 +273,8 @@ DAXLEASE_API int daxlease_offer_remove(struct daxlease_offer *offer, struct daxl
 DAXLEASE_API int daxlease_offer_drained(struct daxlease_offer *offer);
 
 /*
- * The region, for daxlease_mr_get_info(), _add_qp(), _recall(), _regain(); the offer's.
- * Since 0.1.
+ * The region, for daxlease_mr_get_info(), _add_qp(), _recall(), _recall_start(), _regain();
+ * the offer's, so do not deregister it. NULL for NULL. Since 0.1.
  */
 DAXLEASE_API struct daxlease_mr *daxlease_offer_get_mr(const struct daxlease_offer *offer);
 

@@ -11,7 +11,8 @@
  * deadlines, callbacks, their rules and counters are the same as for an MR. More of them here:
  *
  *  -EPERM       called in another thread than that of a ring with IORING_SETUP_SINGLE_ISSUER;
- *               io_uring is forbidden to this process (seccomp)
+ *               io_uring is forbidden to this process (seccomp), or what is needed is on
+ *               this ring (IORING_REGISTER_RESTRICTIONS)
  *
  * liburing is not needed, nor in the way. See daxlease_reg_buf(3).
  */
@@ -62,12 +63,12 @@ DAXLEASE_API int daxlease_ring_free(struct daxlease_ring *ring);
 
 /*
  * Completions whose user_data has these upper 16 bits are the library's; no request of the
- * program may have such. They cannot be a pointer.
+ * program may have such. They cannot be a pointer. Since 0.1.
  */
 #define DAXLEASE_CQE_MASK UINT64_C(0xffff000000000000)
 #define DAXLEASE_CQE_TAG UINT64_C(0xda1e000000000000)
 
-/* Whether a completion is the library's, and to be given to daxlease_ring_cqe(). */
+/* Whether a completion is the library's, and to be given to daxlease_ring_cqe(). Since 0.1. */
 static inline bool daxlease_is_cqe(uint64_t user_data)
 {
 	return (user_data & DAXLEASE_CQE_MASK) == DAXLEASE_CQE_TAG;
@@ -156,8 +157,8 @@ struct daxlease_buf_opts {
  *
  * The caller frees the buffer with daxlease_dereg_buf(), before the ring.
  *
- * As daxlease_reg_mr(); besides: -EINVAL: slot beyond the table, unknown cancel. -ENXIO: the ring
- * has no buffer table. -EBUSY: the slot has a buffer of this library already. -EOPNOTSUPP: no
+ * As daxlease_reg_mr(); besides: -EINVAL: slot beyond the table, length above 1 GiB (the kernel's
+ * limit), unknown cancel. -ENXIO: the ring has no buffer table. -EBUSY: the slot has a buffer of this library already. -EOPNOTSUPP: no
  * layout leases there (no released Linux has them); a kind that does not pin; an MR has leased the
  * file with such a kind; a read-only mapping. -EPERM: see the top. Since 0.1.
  */
