@@ -18,6 +18,11 @@ def header_symbols(path):
     return set(re.findall(r"DAXLEASE_API[^;(]*?(\w+)\s*\(", text))
 
 
+def inline_symbols(path):
+    """Functions that are in the header as a whole: of the pages, but of no library."""
+    return set(re.findall(r"^static inline [^;(]*?(\w+)\s*\(", path.read_text(), flags=re.M))
+
+
 def map_symbols(path):
     return set(re.findall(r"^\t(daxlease_(?!private_)\w+);$", path.read_text(), flags=re.M))
 
@@ -87,7 +92,7 @@ def main():
         wanted = set().union(*(header_symbols(header) for header in headers))
         if len(wanted) < 10:
             sys.exit(f"{headers}: only {len(wanted)} functions found, the search is broken")
-        everything |= wanted
+        everything |= wanted.union(*(inline_symbols(header) for header in headers))
         problems += differences("map", map_symbols(symbol_map), wanted)
         problems += differences("library", library_symbols(library), wanted)
         problems += (f"{name}: in {header.name}, not in the manual pages"
