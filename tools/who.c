@@ -171,8 +171,13 @@ static json_object *locks_json(const struct report *r, bool waiting)
 		o = json_object_new_object();
 		proc_comm(l->pid, comm, sizeof(comm));
 		json_put_number(o, "pid", (uint64_t)l->pid);
+		if (waiting)
+			json_put(o, "tid", NULL);
 		json_put_text(o, "comm", comm);
-		if (!waiting) {
+		if (waiting) { /* the same members as those of add_waiters() */
+			json_put(o, "call", NULL);
+			json_put(o, "where", NULL);
+		} else {
 			json_put_text(o, "kind", kind_str(l->kind));
 			json_put_text(o, "type", l->type);
 			json_put_text(o, "state", state_str(l));

@@ -240,7 +240,9 @@ who_waits() {
 	has "$text" "truncate"
 	has "$text" "tool-try ($holder)"
 	text=$(wants 0 "$tool" who --json "$file") || fail "$text"
-	has "$text" "\"pid\":$breaker,"
+	text=${text//[[:space:]]/}
+	has "$text" "\"pid\":$breaker,\"tid\":"
+	has_not "$text" "\"pid\":$breaker,\"comm\""
 	answer
 	wait "$breaker" || fail "the truncate failed"
 	end_hold
