@@ -437,10 +437,11 @@ struct daxlease_mr_opts {
  * flags, the range is no mapping of fd, fd is a directory or the like, the file is
  * leased already with another kind, or exclusively and this region is not, or the
  * other way round. -EBADF: fd not open or O_PATH, or -1 for FS-DAX, or not open for
- * writing with DAXLEASE_MR_EXCLUSIVE. -EFAULT: range not or partly mapped. -EOPNOTSUPP: MAP_PRIVATE of an
- * FS-DAX file; write access to a read-only mapping; filesystem without leases; a
- * page-cache file; device without on-demand paging, where that is needed; a kind that
- * is not there; DAXLEASE_MR_EXCLUSIVE where it cannot be had. -EAGAIN: see the top;
+ * writing with DAXLEASE_MR_EXCLUSIVE. -EFAULT: range not or partly mapped.
+ * -EOPNOTSUPP: MAP_PRIVATE of an FS-DAX file; write access to a read-only mapping;
+ * filesystem without leases; a page-cache file; device without on-demand paging,
+ * where that is needed; a kind that is not there, or is unknown or NONE;
+ * DAXLEASE_MR_EXCLUSIVE where it cannot be had. -EAGAIN: see the top;
  * also while a break or recall of the file is under way (one that begins meanwhile is
  * told once the region is registered, or, if it keeps the memory from being pinned, is
  * this). -EACCES: see the top. -ENOMEM: out of memory or over RLIMIT_MEMLOCK.
@@ -537,9 +538,9 @@ DAXLEASE_API int daxlease_mr_drained(struct daxlease_mr *mr);
  * Returns 0 if all regions were drained. -ETIMEDOUT: recalled, but at least one of
  * them had to be fenced. -ESTALE: recalled, but the kernel had taken the lease.
  * Errors of ibv_dereg_mr() as they are, -EACCES if the right to give the lease back
- * was lost, or -EBUSY if something else is pinned under it: not recalled yet; the regions concerned and the lease stay, the
- * library goes on trying, the call may be repeated to wait again. -EALREADY:
- * recalled already. -EOPNOTSUPP: the region has no lease. -EDEADLK, -ECHILD. Since
+ * was lost, or -EBUSY if something else is pinned under it: not recalled yet; the
+ * regions concerned and the lease stay, the library goes on trying, the call may be
+ * repeated to wait again. -EALREADY: recalled already. -EOPNOTSUPP: the region has no lease. -EDEADLK, -ECHILD. Since
  * 0.1.
  */
 DAXLEASE_API int daxlease_mr_recall(struct daxlease_mr *mr);
@@ -559,11 +560,11 @@ DAXLEASE_API int daxlease_mr_recall_start(struct daxlease_mr *mr);
  * all regions that share it again, up to the file's present size. Regain callbacks are
  * called. Regions without DAXLEASE_MR_REGAIN can be brought back by it as well.
  *
- * -EAGAIN: somebody else has the file open, or is changing it; regions with DAXLEASE_MR_REGAIN go on
- * trying by themselves, for others call again. -EALREADY: nothing to do. Errors of
- * ibv_reg_mr() for mr as they are. -ENODATA: the file ends before mr; with
- * DAXLEASE_MR_REGAIN it is registered once the file grows. -EOPNOTSUPP: the region
- * has no lease. -EDEADLK, -ECHILD. Since 0.1.
+ * -EAGAIN: somebody else has the file open, or is changing it; regions with
+ * DAXLEASE_MR_REGAIN go on trying by themselves, for others call again. -EALREADY:
+ * nothing to do. Errors of taking the lease, and of ibv_reg_mr() for mr, as they are.
+ * -ENODATA: the file ends before mr; with DAXLEASE_MR_REGAIN it is registered once the
+ * file grows. -EOPNOTSUPP: the region has no lease. -EDEADLK, -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_mr_regain(struct daxlease_mr *mr);
 

@@ -239,8 +239,8 @@ DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_offer_new(struct daxlease_ctx *ctx
 /*
  * Takes all peers out, as daxlease_offer_remove() does, deregisters and frees.
  *
- * Errors of daxlease_dereg_mr(3); then the offer stays, without peers, and the call may be repeated.
- * NULL is a no-op. -EDEADLK, -ECHILD. Since 0.1.
+ * Errors of daxlease_dereg_mr(3); then the offer stays, without peers, and the call may be
+ * repeated. NULL is a no-op. -EDEADLK, -ECHILD. Since 0.1.
  */
 DAXLEASE_API int daxlease_offer_free(struct daxlease_offer *offer);
 

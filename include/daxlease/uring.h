@@ -158,9 +158,10 @@ struct daxlease_buf_opts {
  * The caller frees the buffer with daxlease_dereg_buf(), before the ring.
  *
  * As daxlease_reg_mr(); besides: -EINVAL: slot beyond the table, length above 1 GiB (the kernel's
- * limit), unknown cancel. -ENXIO: the ring has no buffer table. -EBUSY: the slot has a buffer of this library already. -EOPNOTSUPP: no
- * layout leases there (no released Linux has them); a kind that does not pin; an MR has leased the
- * file with such a kind; a read-only mapping. -EPERM: see the top. Since 0.1.
+ * limit), unknown cancel. -ENXIO: the ring has no buffer table. -EBUSY: the slot has a buffer of
+ * this library already. -EOPNOTSUPP: no layout leases there (no released Linux has them); a kind
+ * that does not pin; an MR has leased the file with such a kind; a read-only mapping. -EPERM: see
+ * the top. Since 0.1.
  */
 DAXLEASE_API DAXLEASE_MUST_CHECK int daxlease_reg_buf(struct daxlease_ring *ring, unsigned int slot,
 						      int fd, void *addr, size_t length,
@@ -209,8 +210,8 @@ DAXLEASE_API int daxlease_buf_get_info(const struct daxlease_buf *buf,
 DAXLEASE_API int daxlease_buf_drained(struct daxlease_buf *buf);
 
 /*
- * As daxlease_mr_recall(), _recall_start() and _regain(). Recalling waits for requests under way, but
- * nobody reaps their completions meanwhile if this is the ring's thread. Since 0.1.
+ * As daxlease_mr_recall(), _recall_start() and _regain(). Recalling waits for requests under way,
+ * but nobody reaps their completions meanwhile if this is the ring's thread. Since 0.1.
  */
 DAXLEASE_API int daxlease_buf_recall(struct daxlease_buf *buf);
 DAXLEASE_API int daxlease_buf_recall_start(struct daxlease_buf *buf);
