@@ -59,7 +59,7 @@ def documented_members(header, folder):
     code = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     pages = "\n".join(p.read_text() for p in folder.glob("daxlease*.[37]"))
     pages = pages.replace("\\", "")
-    names = set(re.findall(r"\b(DAXLEASE_(?:MR|CANCEL|CQE|UNSEEN|STATE|MODE|KIND|CAUSE|LOG|PENDING)\w*)\b", code))
+    names = set(re.findall(r"\b(DAXLEASE_(?:MR|CTX|OFFER|PEER|LATE|CANCEL|CQE|UNSEEN|STATE|MODE|KIND|CAUSE|LOG|PENDING)\w*)\b", code))
     for body in re.findall(r"^struct daxlease_\w+ \{(.*?)^\}", code, flags=re.S | re.M):
         names |= set(re.findall(r"(\w+)(?:\[\w+\])?;", body))
     names.discard("DAXLEASE_MUST_CHECK")
