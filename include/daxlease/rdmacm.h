@@ -257,8 +257,9 @@ DAXLEASE_API int daxlease_offer_add(struct daxlease_offer *offer, struct daxleas
 				    int access);
 
 /*
- * Takes access away without asking. With windows the peer is told, and stays connected;
- * without, its queue pair is moved to the error state if it had access.
+ * Takes access away without asking. With windows the peer is told, and stays connected,
+ * unless the send queue has no room for that; then, and without windows if it had access,
+ * its queue pair is moved to the error state.
  *
  * -ENOENT: it does not have it. -EDEADLK: from a callback. -ECHILD. Since 0.1.
  */
