@@ -32,7 +32,8 @@ user=(setpriv --reuid 1000 --regid 1000 --clear-groups env "LD_LIBRARY_PATH=$pub
 user_tool=$public/${tool##*/}
 user_try=$public/${try##*/}
 
-# one NAME FUNCTION [ARG...]: in a process of its own; what it says is shown if it fails.
+# one NAME FUNCTION [ARG...]: in a process of its own, whose children are ended; what it says
+# is shown if it fails.
 one() {
 	local name=$1 start=${EPOCHREALTIME/./} status=0
 	shift
@@ -43,7 +44,10 @@ one() {
 			return
 		fi
 	fi
-	("$@") >"$dir/out" 2>&1 || status=$?
+	(
+		trap 'kill -9 $(jobs -p) 2>/dev/null; wait' EXIT
+		"$@"
+	) >"$dir/out" 2>&1 || status=$?
 	if ((status == 0)); then
 		passed=$((passed + 1))
 		printf 'ok %s (%d ms)\n' "$name" "$(((${EPOCHREALTIME/./} - start) / 1000))"
