@@ -7,7 +7,7 @@
 #   cases.sh --dax-log FILE --rogue FILE --tool FILE [--rotations N] [--filter RE] FS...
 set -uo pipefail
 
-dax_log='' rogue='' tool='' rotations=20 filter='' negated=0
+dax_log='' rogue='' tool='' rotations=20 filter=''
 while (($#)); do
 	case $1 in
 	--dax-log) dax_log=$2 ;;
@@ -19,61 +19,26 @@ while (($#)); do
 	esac
 	shift 2
 done
-if [[ $filter == !* ]]; then
-	negated=1
-	filter=${filter#!}
-fi
+# shellcheck source=tests/vm/frame.sh
+. "$(dirname -- "$0")/../frame.sh"
 say() { printf '%s\n' "$*"; }
 die() { printf 'cases.sh: %s\n' "$*" >&2; exit 2; }
 # shellcheck source=scripts/lib/hosts.sh
 . "$(dirname -- "$0")/../../../scripts/lib/hosts.sh"
 
-dir=$(mktemp -d)
-passed=0 failed=0
 budget=5000 slack=2000 # ms; emulated processors on a busy machine
 readonly server=10.8.0.1 port=7471
 
-# ---------------------------------------------------------------------------
-# The frame
-
 # What a case that failed has left of the hosts is not to fail the next one.
-again() {
+after_failure() {
+	tail -n 20 -- "$dir"/*.log
 	hosts_end
 	hosts_make srv "${all[@]}"
 }
 
-# one NAME FUNCTION [ARG...]: in a process of its own, whose children are ended; what it
-# says is shown if it fails, and what it writes to $dir/report in any case.
-one() {
-	local name=$1 start=${EPOCHREALTIME/./} status=0
-	shift
-	if [[ $filter ]]; then
-		if [[ $name =~ $filter ]]; then
-			((negated)) && return
-		elif ((!negated)); then
-			return
-		fi
-	fi
-	rm -rf -- "${dir:?}"/*
-	(
-		trap 'kill -9 $(jobs -p) 2>/dev/null; wait' EXIT
-		"$@"
-	) >"$dir/out" 2>&1 || status=$?
-	if ((status == 0)); then
-		passed=$((passed + 1))
-		printf 'ok %s (%d ms)\n' "$name" "$(((${EPOCHREALTIME/./} - start) / 1000))"
-	else
-		failed=$((failed + 1))
-		printf 'not ok %s: failed\n' "$name"
-		tail -n 20 -- "$dir/out" "$dir"/*.log
-		again
-	fi
+# What it writes to $dir/report is shown in any case.
+after_case() {
 	[[ ! -s $dir/report ]] || sed 's/^/# /' "$dir/report"
-}
-
-fail() {
-	say "$*"
-	exit 1
 }
 
 # Without another program: in emulation these are slow, and there are many waits.
@@ -577,5 +542,4 @@ for fs; do
 	one "$fs/hosts/found/rude" rude_is_found
 	rm -f -- "$file"
 done
-printf '%d passed, %d failed\n' "$passed" "$failed"
-((failed == 0 && passed > 0))
+conclude

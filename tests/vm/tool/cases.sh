@@ -7,7 +7,7 @@
 #   cases.sh --tool FILE --try FILE --daemon FILE [--filter RE] FS...
 set -uo pipefail
 
-tool='' try='' daemon='' filter='' negated=0
+tool='' try='' daemon='' filter=''
 while (($#)); do
 	case $1 in
 	--tool) tool=$2 ;;
@@ -18,12 +18,8 @@ while (($#)); do
 	esac
 	shift 2
 done
-if [[ $filter == !* ]]; then
-	negated=1
-	filter=${filter#!}
-fi
-dir=$(mktemp -d)
-passed=0 failed=0
+# shellcheck source=tests/vm/frame.sh
+. "$(dirname -- "$0")/../frame.sh"
 # As another user, who may not look into the folder where all of this is.
 public=$(mktemp -d)
 chmod 755 "$public"
@@ -31,37 +27,6 @@ cp -- "$tool" "$try" "$(ldd "$tool" | awk '/libdaxlease\.so/ { print $3 }')" "$p
 user=(setpriv --reuid 1000 --regid 1000 --clear-groups env "LD_LIBRARY_PATH=$public")
 user_tool=$public/${tool##*/}
 user_try=$public/${try##*/}
-
-# one NAME FUNCTION [ARG...]: in a process of its own, whose children are ended; what it says
-# is shown if it fails.
-one() {
-	local name=$1 start=${EPOCHREALTIME/./} status=0
-	shift
-	if [[ $filter ]]; then
-		if [[ $name =~ $filter ]]; then
-			((negated)) && return
-		elif ((!negated)); then
-			return
-		fi
-	fi
-	(
-		trap 'kill -9 $(jobs -p) 2>/dev/null; wait' EXIT
-		"$@"
-	) >"$dir/out" 2>&1 || status=$?
-	if ((status == 0)); then
-		passed=$((passed + 1))
-		printf 'ok %s (%d ms)\n' "$name" "$(((${EPOCHREALTIME/./} - start) / 1000))"
-	else
-		failed=$((failed + 1))
-		printf 'not ok %s: failed\n' "$name"
-		cat -- "$dir/out"
-	fi
-}
-
-fail() {
-	printf '%s\n' "$*"
-	exit 1
-}
 
 # has TEXT WORDS: the text has a line with these words.
 has() {
@@ -342,5 +307,4 @@ one tool/doctor/page-cache doctor_page_cache
 one tool/doctor/errors doctor_errors
 one tool/who/errors who_errors
 rm -rf -- "$dir" "$public"
-printf '%d passed, %d failed\n' "$passed" "$failed"
-((failed == 0 && passed > 0))
+conclude
