@@ -404,6 +404,15 @@ static enum status serve(const struct options *options)
 	return STATUS_OK;
 }
 
+/* Whoever watches the counters would take the part that arrived for the whole. */
+static int written(void)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return STATUS_OK;
+	fprintf(stderr, "daxleased: standard output cannot be written to\n");
+	return STATUS_FAILED;
+}
+
 int main(int argc, char **argv)
 {
 	struct options options;
@@ -416,8 +425,8 @@ int main(int argc, char **argv)
 		return serve(&options);
 	case ACTION_STATUS:
 		err = status_ask(options.socket);
-		return !err ? STATUS_OK : STATUS_NOBODY;
+		return err ? STATUS_NOBODY : written();
 	default:
-		return STATUS_OK;
+		return written();
 	}
 }

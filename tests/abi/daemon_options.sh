@@ -40,6 +40,19 @@ expect 3 'no daemon runs' --status --socket "$dir/none"
 : >"$dir/file"
 expect 3 'no daemon runs' --status --socket "$dir/file"
 
+# lost OPTION...: nothing can be written.
+lost() {
+	got=0
+	"$daxleased" "$@" >/dev/full 2>"$dir/out" || got=$?
+	if [ "$got" != 1 ] || ! grep -qF 'cannot be written to' "$dir/out"; then
+		printf 'daxleased %s >/dev/full: status %s, not 1 with a reason\n' "$*" "$got"
+		failed=1
+	fi
+}
+
+lost --help
+lost --version
+
 "$daxleased" --help | grep -oE -e '--[a-z][a-z-]+' | sort -u >"$dir/help"
 sed -n '/^\.SH OPTIONS/,/^\.SH/p' "$page" | sed 's/\\-/-/g' | grep -oE -e '--[a-z][a-z-]+' |
 	sort -u >"$dir/page"
