@@ -201,13 +201,23 @@ static int bad(const char *option, const char *value, const char *want)
 	return TOOL_USAGE;
 }
 
+/* What the shim takes (read_budget() there), but for 0: it would warn in the program's log only. */
+static bool is_budget(const char *value)
+{
+	unsigned long ms;
+	char *end;
+
+	errno = 0;
+	ms = strtoul(value, &end, 10);
+	return !errno && !*end && value[0] >= '0' && value[0] <= '9' && ms > 0 && ms <= 86400000;
+}
+
 static int check(const struct options *o)
 {
 	static const char *const policies[] = { "fence", "exclusive", "abort", NULL };
 	static const char *const kinds[] = { "auto",  "layout", "layout-rfc", "guard",
 					     "deleg", "lease",	NULL };
 	static const char *const levels[] = { "error", "warning", "info", "debug", NULL };
-	char *end;
 
 	if (o->policy && !is_one_of(o->policy, policies))
 		return bad("--policy", o->policy, "fence, exclusive or abort");
@@ -215,8 +225,9 @@ static int check(const struct options *o)
 		return bad("--kind", o->kind, "auto, layout, layout-rfc, guard, deleg or lease");
 	if (o->log && !is_one_of(o->log, levels))
 		return bad("--log", o->log, "error, warning, info or debug");
-	if (o->budget && (strtoul(o->budget, &end, 10) == 0 || *end || o->budget[0] == '-'))
-		return bad("--budget", o->budget, "a number of milliseconds above 0");
+	if (o->budget && !is_budget(o->budget))
+		return bad("--budget", o->budget,
+			   "a number of milliseconds above 0, at most a day (86400000)");
 	return 0;
 }
 

@@ -122,6 +122,9 @@ expect 2 'error, warning, info or debug' run --log loud true
 expect 2 'milliseconds above 0' run --budget 0 true
 expect 2 'milliseconds above 0' run --budget -5 true
 expect 2 'milliseconds above 0' run --budget 5s true
+expect 2 'at most a day' run --budget 86400001 true
+expect 2 'at most a day' run --budget 99999999999999999999 true
+expect 2 'milliseconds above 0' run --budget +5 true
 expect 127 'not found' run no-such-program-here
 expect 127 'not found' run "$dir/none"
 expect 127 'not found' run ''
