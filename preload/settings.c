@@ -7,8 +7,6 @@
 #include "say.h"
 #include "settings.h"
 
-#define BUDGET_MAX_MS 86400000ul
-
 static const char *const policies[] = {
 	[POLICY_FENCE] = "fence",
 	[POLICY_EXCLUSIVE] = "exclusive",

@@ -8,6 +8,8 @@
 
 #include <daxlease/daxlease.h>
 
+#define BUDGET_MAX_MS 86400000ul /* a day */
+
 enum policy {
 	POLICY_FENCE,
 	POLICY_EXCLUSIVE,

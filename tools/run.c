@@ -13,6 +13,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "../preload/settings.h"
 #include "tool.h"
 
 #define EXIT_NOT_RUN 126   /* as env(1) */
@@ -209,7 +210,8 @@ static bool is_budget(const char *value)
 
 	errno = 0;
 	ms = strtoul(value, &end, 10);
-	return !errno && !*end && value[0] >= '0' && value[0] <= '9' && ms > 0 && ms <= 86400000;
+	return !errno && !*end && value[0] >= '0' && value[0] <= '9' && ms > 0 &&
+	       ms <= BUDGET_MAX_MS;
 }
 
 static int check(const struct options *o)
