@@ -11,6 +11,8 @@ die_status=1
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=scripts/lib/common.sh
 . "$here/../scripts/lib/common.sh"
+# shellcheck source=scripts/lib/flip-byte.sh
+. "$here/../scripts/lib/flip-byte.sh"
 
 usage() {
 	cat <<'END'
@@ -287,26 +289,12 @@ step_resize() {
 	(($(stat -c %s "$file") == mib << 20)) || fail "the file is not $mib MiB long"
 }
 
-# Change one byte of the first record that there is.
-flip_byte() {
-	# shellcheck disable=SC2016 # these are Perl's $
-	perl -e '
-		open my $f, "+<", $ARGV[0] or die $!;
-		for (my $at = 100; sysseek($f, $at, 0) && sysread($f, my $byte, 1); $at += 4096) {
-			next if $byte eq "\0";
-			sysseek($f, $at, 0);
-			syswrite($f, $byte ^ "\1") or die $!;
-			exit 0;
-		}
-		die "no record found";' "$file"
-}
-
 step_verify() {
 	begin_step "the writer is told to end; then the file is compared with its ledger"
 	kill -TERM "$writer_pid"
 	expect_status writer "$writer_pid" 0
 	expect_status holder "$holder_pid" 0
-	[[ $purpose != flip ]] || flip_byte
+	[[ $purpose != flip ]] || flip_byte "$file" 100
 	if ! "$bin/verify" "$file" "$work/ledger" >>"$events" 2>>"$errors"; then
 		seen verify verdict || true
 		fail "the file does not hold what it should: ${text:-not verified}"

@@ -11,6 +11,8 @@ die_status=1
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=scripts/lib/common.sh
 . "$here/../scripts/lib/common.sh"
+# shellcheck source=scripts/lib/flip-byte.sh
+. "$here/../scripts/lib/flip-byte.sh"
 # shellcheck source=scripts/lib/hosts.sh
 . "$here/../scripts/lib/hosts.sh"
 
@@ -167,22 +169,8 @@ end_all() {
 		fail "somebody lost the connection or had to be stopped"
 }
 
-# Change one byte of the first record that there is.
-flip_byte() {
-	# shellcheck disable=SC2016 # these are Perl's $
-	perl -e '
-		open my $f, "+<", $ARGV[0] or die $!;
-		for (my $at = 4196; sysseek($f, $at, 0) && sysread($f, my $byte, 1); $at += 4096) {
-			next if $byte eq "\0";
-			sysseek($f, $at, 0);
-			syswrite($f, $byte ^ "\1") or die $!;
-			exit 0;
-		}
-		die "no record found";' "$log"
-}
-
 verify() {
-	[[ $purpose != flip ]] || flip_byte
+	[[ $purpose != flip ]] || flip_byte "$log" 4196
 	"$dax_log" verify --cuts "$work/cuts" "$log" "$work"/ledger* >"$work/verify.log" 2>&1 ||
 		fail "the log does not hold what it should"
 	verified=$(sed -n 's/^\([0-9]*\) acknowledged records verified.*/\1/p' "$work/verify.log")

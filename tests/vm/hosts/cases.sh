@@ -23,6 +23,8 @@ done
 . "$(dirname -- "$0")/../frame.sh"
 say() { printf '%s\n' "$*"; }
 die() { printf 'cases.sh: %s\n' "$*" >&2; exit 2; }
+# shellcheck source=scripts/lib/flip-byte.sh
+. "$(dirname -- "$0")/../../../scripts/lib/flip-byte.sh"
 # shellcheck source=scripts/lib/hosts.sh
 . "$(dirname -- "$0")/../../../scripts/lib/hosts.sh"
 
@@ -439,27 +441,13 @@ killed_server() {
 # ---------------------------------------------------------------------------
 # Whether these cases would find it
 
-# Change one byte of a record of client 0.
-flip() {
-	# shellcheck disable=SC2016 # these are Perl's $
-	perl -e '
-		open my $f, "+<", $ARGV[0] or die $!;
-		for (my $at = 4096 + 100; sysseek($f, $at, 0) && sysread($f, my $byte, 1); $at += 4096) {
-			next if $byte eq "\0";
-			sysseek($f, $at, 0);
-			syswrite($f, $byte ^ "\1") or die $!;
-			exit 0;
-		}
-		die "no record found";' "$file"
-}
-
 flipped() {
 	set_up 16
 	start_server "${size[@]}"
 	start_healthy
 	end_all "${healthy[@]}"
 	verify "${healthy[@]}" || fail "lost or corrupt"
-	flip
+	flip_byte "$file" 4196 # of a record of client 0
 	! verify "${healthy[@]}" || fail "a damaged byte was not found"
 	says verify ' 0 lost, 1 corrupt' || fail "something else was found"
 }
